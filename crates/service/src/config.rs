@@ -1,0 +1,254 @@
+//! Settings from a TOML file, then the environment: typed values, and every mistake at once with file and line.
+//!
+//! A service takes its keys one by one ([`Settings::required`], [`Settings::optional`], [`Settings::or`]) and asks at the end
+//! whether all was well ([`Settings::finish`]); nothing is bound or written before that.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use toml_span::value::{Value, ValueInner};
+
+/// Exit status for a configuration that is not right (`EX_CONFIG` of sysexits.h).
+pub const EXIT_CONFIG: i32 = 78;
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// `file:line`, the name of an environment variable, or just the file.
+    pub place: String,
+    /// What is wrong and what is expected.
+    pub text: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+/// All mistakes of a configuration, one a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<Mistake>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(Mistake::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[derive(Debug)]
+struct Entry {
+    values: Vec<String>,
+    place: String,
+}
+
+/// A configuration that is being read. Keys are dotted (`limits.upload`), and the environment variable of a key is
+/// the prefix, an underscore and the key in capitals (`UMBEL_EDGE_LIMITS_UPLOAD`); lists are separated by commas there.
+#[derive(Debug)]
+pub struct Settings {
+    source: String,
+    prefix: &'static str,
+    entries: BTreeMap<String, Entry>,
+    environment: BTreeMap<String, String>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Settings {
+    /// Reads `file` (none: only the environment). `environment` is usually [`std::env::vars`].
+    pub fn load(
+        file: Option<&Path>,
+        prefix: &'static str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        let source = file.map_or_else(|| "environment".into(), |path| path.display().to_string());
+        match file.map(std::fs::read_to_string) {
+            None => Self::parse(&source, "", prefix, environment),
+            Some(Ok(text)) => Self::parse(&source, &text, prefix, environment),
+            Some(Err(error)) => {
+                let mut settings = Self::parse(&source, "", prefix, environment);
+                settings.mistake(source, format!("cannot be read: {error}"));
+                settings
+            }
+        }
+    }
+
+    /// As [`Settings::load`], from text.
+    pub fn parse(
+        source: &str,
+        text: &str,
+        prefix: &'static str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        let mut settings = Self {
+            source: source.into(),
+            prefix,
+            entries: BTreeMap::new(),
+            environment: environment.into_iter().filter(|(name, _)| name.starts_with(prefix)).collect(),
+            mistakes: Vec::new(),
+        };
+        match toml_span::parse(text) {
+            Ok(mut document) => settings.flatten(text, "", &mut document),
+            Err(error) => {
+                let place = settings.place(text, error.span.start);
+                settings.mistake(place, error.to_string());
+            }
+        }
+        settings
+    }
+
+    fn flatten(&mut self, text: &str, path: &str, value: &mut Value<'_>) {
+        let place = self.place(text, value.span.start);
+        match value.take() {
+            ValueInner::Table(table) => {
+                for (key, mut child) in table {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    self.flatten(text, &format!("{path}{dot}{}", key.name), &mut child);
+                }
+            }
+            ValueInner::Array(items) => {
+                let values = items.into_iter().filter_map(|mut item| scalar(item.take())).collect();
+                self.entries.insert(path.into(), Entry { values, place });
+            }
+            inner => {
+                let values = scalar(inner).into_iter().collect();
+                self.entries.insert(path.into(), Entry { values, place });
+            }
+        }
+    }
+
+    fn place(&self, text: &str, offset: usize) -> String {
+        let before = &text.as_bytes()[..offset.min(text.len())];
+        format!("{}:{}", self.source, 1 + before.iter().filter(|byte| **byte == b'\n').count())
+    }
+
+    fn mistake(&mut self, place: String, text: String) {
+        self.mistakes.push(Mistake { place, text });
+    }
+
+    /// Notes that a combination of values does not fit, at the file as a whole.
+    pub fn reject(&mut self, text: impl Into<String>) {
+        self.mistake(self.source.clone(), text.into());
+    }
+
+    fn take(&mut self, key: &str) -> Option<Entry> {
+        let from_file = self.entries.remove(key);
+        let variable = format!("{}_{}", self.prefix, key.replace(['.', '-'], "_").to_uppercase());
+        let Some(text) = self.environment.remove(&variable) else { return from_file };
+        let values = text.split(',').map(|item| item.trim().to_owned()).collect();
+        Some(Entry { values, place: variable })
+    }
+
+    /// The value of `key`, if there is one. One that does not parse is a mistake, and as good as none.
+    pub fn optional<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<T> {
+        let entry = self.take(key)?;
+        let text = match entry.values.as_slice() {
+            [text] => text.clone(),
+            // A comma in an environment variable of a single value belongs to the value.
+            many if entry.place.starts_with(self.prefix) => many.join(","),
+            _ => {
+                self.mistake(entry.place, format!("`{key}` takes one value"));
+                return None;
+            }
+        };
+        self.read(key, &text, entry.place)
+    }
+
+    fn read<T: FromStr<Err: fmt::Display>>(&mut self, key: &str, text: &str, place: String) -> Option<T> {
+        text.parse()
+            .map_err(|error| self.mistake(place, format!("`{key}`: {error} (found `{text}`)")))
+            .ok()
+    }
+
+    /// The value of `key`, or `default`.
+    pub fn or<T: FromStr<Err: fmt::Display>>(&mut self, key: &str, default: T) -> T {
+        self.optional(key).unwrap_or(default)
+    }
+
+    /// The value of `key`; its absence is a mistake, and `placeholder` then stands in until [`Settings::finish`] fails.
+    pub fn required<T: FromStr<Err: fmt::Display>>(&mut self, key: &str, placeholder: T) -> T {
+        let before = self.mistakes.len();
+        let value = self.optional(key);
+        if value.is_none() && self.mistakes.len() == before {
+            self.mistake(self.source.clone(), format!("`{key}` is missing"));
+        }
+        value.unwrap_or(placeholder)
+    }
+
+    /// All values of `key`, an array in the file.
+    pub fn list<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Vec<T> {
+        let Some(entry) = self.take(key) else { return Vec::new() };
+        let texts = entry.values.iter();
+        texts.filter_map(|text| self.read(key, text, entry.place.clone())).collect()
+    }
+
+    /// The folder of `key`, or `default`.
+    pub fn path(&mut self, key: &str, default: &Path) -> PathBuf {
+        self.or(key, default.to_path_buf().display().to_string()).into()
+    }
+
+    /// Whether all was well. Keys that nobody asked for are mistakes too.
+    pub fn finish(mut self) -> Result<(), ConfigError> {
+        for (key, entry) in std::mem::take(&mut self.entries) {
+            self.mistake(entry.place, format!("`{key}` is not a setting"));
+        }
+        for variable in std::mem::take(&mut self.environment).into_keys() {
+            self.mistake(variable, "is not a setting".into());
+        }
+        if self.mistakes.is_empty() { Ok(()) } else { Err(ConfigError(self.mistakes)) }
+    }
+}
+
+fn scalar(value: ValueInner<'_>) -> Option<String> {
+    match value {
+        ValueInner::String(text) => Some(text.into_owned()),
+        ValueInner::Integer(number) => Some(number.to_string()),
+        ValueInner::Float(number) => Some(number.to_string()),
+        ValueInner::Boolean(truth) => Some(truth.to_string()),
+        ValueInner::Array(_) | ValueInner::Table(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn settings(text: &str, environment: &[(&str, &str)]) -> Settings {
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        Settings::parse("edge.toml", text, "UMBEL_EDGE", environment)
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once_with_its_line() {
+        let mut settings = settings("listen = \"nonsense\"\nmax = -1\n[limits]\nupload = 3\ntypo = 1\n", &[]);
+        let unused: SocketAddr = ([0, 0, 0, 0], 0).into();
+        settings.required("listen", unused);
+        settings.or("max", 5u32);
+        settings.required("name", String::new());
+        assert_eq!(settings.or("limits.upload", 0u32), 3);
+        let ConfigError(mistakes) = settings.finish().unwrap_err();
+        let places: Vec<&str> = mistakes.iter().map(|mistake| mistake.place.as_str()).collect();
+        assert_eq!(places, ["edge.toml:1", "edge.toml:2", "edge.toml", "edge.toml:5"]);
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let mut settings = settings("hosts = [\"a\", \"b\"]\nmax = 1", &[("UMBEL_EDGE_MAX", "7"), ("UMBEL_EDGE_HOSTS", "c,d")]);
+        assert_eq!(settings.or("max", 0u8), 7);
+        assert_eq!(settings.list::<String>("hosts"), ["c", "d"]);
+        settings.finish().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_says_where() {
+        let ConfigError(mistakes) = settings("a = 1\nb = = 2\n", &[]).finish().unwrap_err();
+        assert_eq!(mistakes[0].place, "edge.toml:2");
+    }
+}

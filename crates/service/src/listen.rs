@@ -1,0 +1,213 @@
+//! Takes connections: TCP, TLS, HTTP/1.1 and HTTP/2, and hands each request to an app with what is known of its connection
+//! ([`Connection`], and [`PeerIdentity`] of a client with a certificate) as request extensions.
+//!
+//! Slow handshakes and slow headers are cut off, connections are counted against a limit, and at shutdown what runs is
+//! finished up to a deadline.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tracing::{debug, warn};
+
+use crate::tls::PeerIdentity;
+
+/// What is known of a connection; an extension of each of its requests.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The client's address.
+    pub remote: SocketAddr,
+    /// The name it asked for by SNI.
+    pub server_name: Option<Arc<str>>,
+    /// Whether it came over TLS.
+    pub secure: bool,
+}
+
+/// What a listener allows.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Open connections; more wait in the kernel's queue.
+    pub connections: usize,
+    /// For the TLS handshake, and again for the head of each HTTP/1.1 request.
+    pub header_timeout: Duration,
+    /// Bytes of a request's head.
+    pub header_bytes: usize,
+    /// For requests that run when the shutdown begins.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            header_timeout: Duration::from_secs(10),
+            header_bytes: 64 * 1024,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A bound port.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    limits: Limits,
+}
+
+impl Listener {
+    /// Binds. Without `tls`, plain HTTP.
+    pub async fn bind(address: SocketAddr, tls: Option<Arc<ServerConfig>>, limits: Limits) -> io::Result<Self> {
+        let tcp = TcpListener::bind(address)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
+        Ok(Self { tcp, tls, limits })
+    }
+
+    /// Where it really listens (port 0 picks one).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Serves `app` until `shutdown`, then lets running requests finish up to the drain deadline.
+    pub async fn serve(self, app: Router, shutdown: CancellationToken) {
+        let mut connections = JoinSet::new();
+        let free = Arc::new(Semaphore::new(self.limits.connections));
+        let acceptor = self.tls.clone().map(TlsAcceptor::from);
+        loop {
+            let Ok(permit) = free.clone().acquire_owned().await else { break };
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = self.tcp.accept() => accepted,
+            };
+            while connections.try_join_next().is_some() {}
+            match accepted {
+                Ok((stream, remote)) => {
+                    let (app, acceptor, shutdown) = (app.clone(), acceptor.clone(), shutdown.clone());
+                    let limits = self.limits;
+                    connections.spawn(async move {
+                        accept(stream, remote, acceptor, app, limits, shutdown).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => out_of_resources(&error).await,
+            }
+        }
+        drop(self.tcp);
+        drain(connections, self.limits.drain).await;
+    }
+}
+
+/// `accept` fails for want of file descriptors or memory: waiting is all that can help.
+async fn out_of_resources(error: &io::Error) {
+    warn!(%error, "cannot accept connections");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn drain(mut connections: JoinSet<()>, deadline: Duration) {
+    let finished = timeout(deadline, async { while connections.join_next().await.is_some() {} }).await;
+    if finished.is_err() {
+        warn!(connections = connections.len(), "closing connections that did not finish in time");
+        connections.shutdown().await;
+    }
+}
+
+async fn accept(
+    stream: TcpStream,
+    remote: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    app: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%remote, %error, "no TCP_NODELAY");
+    }
+    let Some(acceptor) = acceptor else {
+        let connection = Connection { remote, server_name: None, secure: false };
+        return serve_connection(stream, connection, None, app, limits, shutdown).await;
+    };
+    let tls = match timeout(limits.header_timeout, acceptor.accept(stream)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return debug!(%remote, %error, "TLS handshake failed"),
+        Err(_) => return debug!(%remote, "TLS handshake took too long"),
+    };
+    let session = tls.get_ref().1;
+    let identity = session.peer_certificates().and_then(|chain| PeerIdentity::from_certificate(chain.first()?));
+    let server_name = session.server_name().map(Arc::from);
+    let connection = Connection { remote, server_name, secure: true };
+    serve_connection(tls, connection, identity, app, limits, shutdown).await;
+}
+
+async fn serve_connection<S>(
+    stream: S,
+    connection: Connection,
+    identity: Option<PeerIdentity>,
+    app: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let remote = connection.remote;
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(connection.clone());
+        if let Some(identity) = &identity {
+            request.extensions_mut().insert(identity.clone());
+        }
+        answer(app.clone(), request)
+    });
+    let builder = builder(limits);
+    let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        outcome = serving.as_mut() => outcome,
+        () = shutdown.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = outcome {
+        debug!(%remote, %error, "connection ended");
+    }
+}
+
+async fn answer(app: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    app.oneshot(request.map(Body::new)).await
+}
+
+fn builder(limits: Limits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header_bytes.max(8 * 1024))
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(250)
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(4 * 1024 * 1024)
+        .max_send_buf_size(1024 * 1024)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
