@@ -1,0 +1,47 @@
+//! The first admin.
+
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{accounts, authority::Authority, database, error::Result};
+
+const ACCOUNT: &str = "admin";
+const LABEL: &str = "bootstrap";
+
+/// What `umbel control-plane init` writes down.
+#[derive(Clone)]
+pub struct Bootstrap {
+    /// An API key of the account `admin`.
+    pub api_key: String,
+    /// The installation's CA, PEM: with it, the first call to the API is verified already.
+    pub ca_pem: String,
+}
+
+impl std::fmt::Debug for Bootstrap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bootstrap").finish_non_exhaustive()
+    }
+}
+
+/// Migrates the database, makes the account `admin` and the CA where there are none, and gives out an API key. Called again, the key
+/// it gave before ends: whoever may open the database may always get in, and a lost key is no dead end.
+///
+/// # Errors
+/// Postgres is away, or refuses.
+pub async fn bootstrap(db: &PgPool) -> Result<Bootstrap> {
+    database::patiently(|| database::migrate(db)).await?;
+    let authority = Authority::load_or_create(db).await?;
+    let mut tx = db.begin().await?;
+    let account = sqlx::query_scalar!(
+        "insert into accounts (id, name, role) values ($1, $2, 'admin')
+         on conflict (name) do update set name = excluded.name returning id",
+        Uuid::now_v7(),
+        ACCOUNT,
+    );
+    let account = account.fetch_one(&mut *tx).await?;
+    let old = sqlx::query!("delete from api_keys where account_id = $1 and label = $2", account, LABEL);
+    old.execute(&mut *tx).await?;
+    let key = accounts::create_api_key(&mut tx, account, LABEL).await?;
+    tx.commit().await?;
+    Ok(Bootstrap { api_key: key.api_key, ca_pem: authority.ca_pem().to_owned() })
+}

@@ -1,0 +1,266 @@
+//! A private Postgres: made with the machine's own `initdb`, in a folder of ours, reachable only through a unix socket,
+//! a child of this process. It never touches a cluster of the system.
+
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, chown},
+};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::{
+    process::Child,
+    time::{Instant, sleep, timeout},
+};
+
+mod error;
+mod owner;
+mod programs;
+mod stale;
+
+pub use error::ClusterError;
+use owner::Owner;
+use programs::Programs;
+
+/// Superuser of the cluster; who may open the socket's folder is who may use it.
+const SUPERUSER: &str = "umbel";
+/// The database of the control plane.
+const DATABASE: &str = "umbel";
+/// A unix socket's path may have 107 bytes; Postgres adds `/.s.PGSQL.5432.lock`.
+const LONGEST_SOCKET_DIR: usize = 85;
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What the cluster is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Commits survive a power cut.
+    Durable,
+    /// Commits survive nothing but a clean stop; faster, for tests.
+    Disposable,
+}
+
+/// A running Postgres. Dropped without [`Cluster::stop`], it is told to quit at once, which loses no commit.
+#[derive(Debug)]
+pub struct Cluster {
+    child: Child,
+    socket_dir: PathBuf,
+    // Held as long as the cluster runs: another of us must not stop it as a leftover.
+    _lock: fs::File,
+    _short_socket_dir: Option<tempfile::TempDir>,
+}
+
+impl Cluster {
+    /// Starts the cluster that lives in `dir`, making it first where there is none. As root, Postgres runs as `postgres`
+    /// (or `nobody`), to whom `dir` is given.
+    ///
+    /// # Errors
+    /// See [`ClusterError`]; each is one line for the operator.
+    pub async fn start(dir: &Path) -> Result<Self, ClusterError> {
+        Self::start_with(dir, Durability::Durable).await
+    }
+
+    /// As [`Cluster::start`], with a choice of durability.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn start_with(dir: &Path, durability: Durability) -> Result<Self, ClusterError> {
+        let programs = Programs::find()?;
+        let owner = Owner::choose()?;
+        let home = prepare_home(dir, owner.as_ref())?;
+        let lock = take_lock(&home)?;
+        let data = home.join("data");
+        stale::clear(&data).await?;
+        if !data.exists() {
+            make_data(&programs, owner.as_ref(), &home, &data, durability).await?;
+        }
+        let (socket_dir, short) = socket_dir(&home, owner.as_ref())?;
+        let child = programs.postgres(owner.as_ref(), &home, &data, &socket_dir, durability)?;
+        let mut cluster = Self { child, socket_dir, _lock: lock, _short_socket_dir: short };
+        cluster.wait_until_ready(&home).await?;
+        cluster.create_database(DATABASE).await.or_else(already_there)?;
+        Ok(cluster)
+    }
+
+    /// Where sqlx finds the control plane's database.
+    pub fn url(&self) -> String {
+        self.url_of(DATABASE)
+    }
+
+    /// Where sqlx finds the database `name`.
+    pub fn url_of(&self, name: &str) -> String {
+        let dir = self.socket_dir.to_string_lossy();
+        let mut url = url::form_urlencoded::Serializer::new(format!("postgres://{SUPERUSER}@localhost/{name}?"));
+        url.append_pair("host", &dir);
+        url.finish()
+    }
+
+    /// Makes an empty database. `name` must be letters, digits and underscores.
+    ///
+    /// # Errors
+    /// It exists already, or Postgres refuses.
+    pub async fn create_database(&self, name: &str) -> Result<(), ClusterError> {
+        assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "a plain name");
+        let mut connection = PgConnection::connect(&self.url_of("postgres")).await.map_err(ClusterError::Connect)?;
+        // Made of checked characters; identifiers cannot be parameters.
+        let statement = AssertSqlSafe(format!("create database {name}"));
+        sqlx::query(statement).execute(&mut connection).await.map_err(ClusterError::Connect)?;
+        connection.close().await.map_err(ClusterError::Connect)
+    }
+
+    /// Process id of the postmaster.
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Returns when the server has ended by itself.
+    ///
+    /// # Errors
+    /// The child cannot be waited for.
+    pub async fn wait(&mut self) -> Result<ExitStatus, ClusterError> {
+        self.child.wait().await.map_err(ClusterError::Io)
+    }
+
+    /// Ends all sessions and stops (Postgres' fast shutdown); after 20 s without mercy.
+    ///
+    /// # Errors
+    /// The child cannot be waited for.
+    pub async fn stop(mut self) -> Result<(), ClusterError> {
+        self.signal(Signal::SIGINT);
+        if timeout(STOP_DEADLINE, self.child.wait()).await.is_err() {
+            self.signal(Signal::SIGQUIT);
+            self.child.wait().await.map_err(ClusterError::Io)?;
+        }
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(id) = id {
+            // It may have ended between the two lines; then there is nothing to tell.
+            let _ = kill(Pid::from_raw(id), signal);
+        }
+    }
+
+    async fn wait_until_ready(&mut self, home: &Path) -> Result<(), ClusterError> {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().map_err(ClusterError::Io)? {
+                return Err(ClusterError::from_log("postgres", status, &programs::log_tail(home)));
+            }
+            match PgConnection::connect(&self.url_of("postgres")).await {
+                Ok(connection) => return connection.close().await.map_err(ClusterError::Connect),
+                Err(error) if Instant::now() > deadline => return Err(ClusterError::Connect(error)),
+                Err(_) => sleep(Duration::from_millis(30)).await,
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Nothing after `stop`: the child has been waited for and has no id. SIGQUIT makes the postmaster end its children
+        // too, which a kill would leave behind.
+        self.signal(Signal::SIGQUIT);
+    }
+}
+
+fn already_there(error: ClusterError) -> Result<(), ClusterError> {
+    match &error {
+        // SQLSTATE duplicate_database.
+        ClusterError::Connect(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("42P04") => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// The folder, absolute, owned by whom Postgres runs as, and reachable by them.
+fn prepare_home(dir: &Path, owner: Option<&Owner>) -> Result<PathBuf, ClusterError> {
+    fs::create_dir_all(dir).map_err(ClusterError::io(dir))?;
+    let home = dir.canonicalize().map_err(ClusterError::io(dir))?;
+    give(&home, owner)?;
+    let Some(owner) = owner else { return Ok(home) };
+    match home.ancestors().skip(1).find(|parent| !owner.may_enter(parent)) {
+        Some(parent) => Err(ClusterError::Unreachable { path: parent.to_owned(), user: owner.name.clone() }),
+        None => Ok(home),
+    }
+}
+
+fn give(path: &Path, owner: Option<&Owner>) -> Result<(), ClusterError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(ClusterError::io(path))?;
+    if let Some(owner) = owner {
+        chown(path, Some(owner.uid), Some(owner.gid)).map_err(|error| ClusterError::io(path)(error.into()))?;
+    }
+    Ok(())
+}
+
+fn take_lock(home: &Path) -> Result<fs::File, ClusterError> {
+    let path = home.join("umbel.lock");
+    let file = fs::File::create(&path).map_err(ClusterError::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(ClusterError::InUse { dir: home.to_owned() }),
+        Err(fs::TryLockError::Error(error)) => Err(ClusterError::io(&path)(error)),
+    }
+}
+
+/// All or nothing: a folder named `data` is a finished one.
+async fn make_data(
+    programs: &Programs,
+    owner: Option<&Owner>,
+    home: &Path,
+    data: &Path,
+    durability: Durability,
+) -> Result<(), ClusterError> {
+    let unfinished = home.join("data.unfinished");
+    remove_folder(&unfinished)?;
+    if let Err(error) = programs.initdb(owner, home, &unfinished, durability).await {
+        remove_folder(&unfinished)?;
+        return Err(error);
+    }
+    fs::rename(&unfinished, data).map_err(ClusterError::io(data))
+}
+
+fn remove_folder(path: &Path) -> Result<(), ClusterError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ClusterError::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Beside the data where its path is short enough for a socket, else in a folder of its own under /tmp.
+fn socket_dir(
+    home: &Path,
+    owner: Option<&Owner>,
+) -> Result<(PathBuf, Option<tempfile::TempDir>), ClusterError> {
+    let beside = home.join("run");
+    if beside.as_os_str().len() <= LONGEST_SOCKET_DIR {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&beside);
+        made.map_err(ClusterError::io(&beside))?;
+        give(&beside, owner)?;
+        return Ok((beside, None));
+    }
+    let short = tempfile::Builder::new().prefix("umbel-pg-").tempdir_in("/tmp").map_err(ClusterError::Io)?;
+    give(short.path(), owner)?;
+    Ok((short.path().to_owned(), Some(short)))
+}
+
+impl Owner {
+    /// Whether this user may pass through `folder`.
+    fn may_enter(&self, folder: &Path) -> bool {
+        let Ok(metadata) = fs::metadata(folder) else { return false };
+        let bit = if metadata.uid() == self.uid.as_raw() {
+            0o100
+        } else if metadata.gid() == self.gid.as_raw() {
+            0o010
+        } else {
+            0o001
+        };
+        metadata.mode() & bit != 0
+    }
+}

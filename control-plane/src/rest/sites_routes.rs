@@ -1,0 +1,101 @@
+//! Sites, their hosts, policies and reader keys; usage.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, patch, put},
+};
+
+use super::{Answer, Body, Path, Query};
+use crate::{
+    accounts::Caller,
+    api::{NewSite, PolicyChange, ReaderKey, Site, UsageQuery, UsageReport},
+    error::Error,
+    sites,
+    state::ControlPlane,
+    usage,
+};
+
+pub(super) fn routes() -> Router<ControlPlane> {
+    Router::new()
+        .route("/sites", get(list).post(create))
+        .route("/sites/{name}", get(show).delete(delete))
+        .route("/sites/{name}/hosts/{host}", put(add_host).delete(remove_host))
+        .route("/sites/{name}/policy", patch(change_policy))
+        .route("/sites/{name}/reader-keys/{id}", put(put_reader_key).delete(delete_reader_key))
+        .route("/usage", get(report))
+}
+
+async fn list(State(state): State<ControlPlane>, caller: Caller) -> Answer<Vec<Site>> {
+    Ok(Json(sites::list(&state.db, caller.scope()).await?))
+}
+
+async fn create(State(state): State<ControlPlane>, caller: Caller, Body(new): Body<NewSite>) -> Answer<Site> {
+    let account = caller.acting_for(&state.db, new.account.as_deref()).await?;
+    Ok(Json(sites::create(&state.db, account, &new).await?))
+}
+
+async fn show(State(state): State<ControlPlane>, caller: Caller, Path(name): Path<String>) -> Answer<Site> {
+    Ok(Json(sites::show(&state.db, caller.scope(), &name).await?))
+}
+
+async fn delete(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Error> {
+    sites::delete(&state.db, caller.scope(), &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn add_host(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path((name, host)): Path<(String, String)>,
+) -> Answer<Site> {
+    Ok(Json(sites::add_host(&state.db, caller.scope(), &name, &host).await?))
+}
+
+async fn remove_host(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path((name, host)): Path<(String, String)>,
+) -> Answer<Site> {
+    Ok(Json(sites::remove_host(&state.db, caller.scope(), &name, &host).await?))
+}
+
+async fn change_policy(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Body(change): Body<PolicyChange>,
+) -> Answer<Site> {
+    Ok(Json(sites::change_policy(&state.db, caller.scope(), &name, &change).await?))
+}
+
+async fn put_reader_key(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path((name, id)): Path<(String, String)>,
+    Body(key): Body<ReaderKey>,
+) -> Answer<Site> {
+    let key = ReaderKey { id, ..key };
+    Ok(Json(sites::put_reader_key(&state.db, caller.scope(), &name, &key).await?))
+}
+
+async fn delete_reader_key(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path((name, id)): Path<(String, String)>,
+) -> Answer<Site> {
+    Ok(Json(sites::delete_reader_key(&state.db, caller.scope(), &name, &id).await?))
+}
+
+async fn report(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Query(query): Query<UsageQuery>,
+) -> Answer<UsageReport> {
+    Ok(Json(usage::report(&state.db, caller.scope(), &query).await?))
+}
