@@ -1,27 +1,37 @@
-//! What a version of an object is: how its bytes are cut into chunks, encrypted, named, described by a signed manifest, and
-//! checked by anyone who receives them.
+//! What a version of an object *is*: how its bytes are cut into chunks, how a chunk is encrypted and named, what its
+//! signed manifest says, which chunks a byte range touches, and which paths and site names exist at all.
 //!
-//! Pure: no clock, no randomness, no socket. It does not decide where chunks lie or who may have them. Start with [`Manifest`]
-//! and [`ChunkLayout`].
+//! Everything here is a pure function of its arguments: random bytes and times are passed in, nothing is read or sent. The
+//! crate does not decide where chunks are kept, who may read them or from whom they come; that is the work of the
+//! services and of `umbel-swarm`.
+//!
+//! Start at [`ChunkLayout`], go on to [`Sealer`] and [`Opener`], and end at [`Draft::sign`] and [`SignedManifest::verify`].
+//! `vectors/README.md` describes the same for other languages.
 
-mod id;
+mod chunk_set;
+mod ids;
+mod key;
 mod layout;
 mod manifest;
 mod path;
 mod seal;
-mod set;
 mod sign;
+mod site;
 
-/// The protobuf messages (`umbel.content.v1`).
-#[allow(missing_debug_implementations, unreachable_pub, clippy::all)]
+pub use chunk_set::{BitmapError, ChunkSet};
+pub use ids::{ChunkIndex, ChunkName, IdError, KeyId, ManifestId, VersionId};
+pub use key::ContentKey;
+pub use layout::{ChunkLayout, LayoutError, MAX_CHUNK_SIZE, MAX_CHUNKS, MIN_CHUNK_SIZE, Slice, TARGET_CHUNKS};
+pub use manifest::{
+    ChunkError, Draft, MANIFEST_DOMAIN, MAX_FIELD_BYTES, MAX_FIELDS, MAX_MANIFEST_BYTES, MAX_MEDIA_TYPE_BYTES,
+    Manifest, ManifestError, SignedManifest,
+};
+pub use path::{MAX_PATH_BYTES, MAX_URI_BYTES, ObjectPath, PathError, RESERVED_PREFIX};
+pub use seal::{OpenError, Opener, Sealer, TAG_LEN, open, seal};
+pub use sign::{SIGNATURE_LEN, SignatureError, SigningKey, VerifyingKey};
+pub use site::{SiteName, SiteNameError};
+
+/// The protobuf messages of `umbel.content.v1`, as generated. Nothing in them has been checked: see [`SignedManifest`].
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/umbel.content.v1.rs"));
 }
-
-pub use id::{ChunkIndex, ChunkName, IdError, KeyId, ManifestId, VersionId};
-pub use layout::{ChunkLayout, LayoutError, MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, Slice, TAG_LEN};
-pub use manifest::{ChunkError, Draft, MAX_MANIFEST_BYTES, Manifest, ManifestError, SignedManifest};
-pub use path::{ObjectPath, PathError, SiteName, SiteNameError};
-pub use seal::{ContentKey, OpenError, Opener, Sealer, open, seal};
-pub use set::{ChunkSet, ChunkSetError};
-pub use sign::{SignatureError, SigningKey, VerifyingKey};

@@ -1,153 +1,259 @@
-//! Names that people choose: sites and paths. Validated once, safe everywhere after.
+//! Paths of objects, checked once where they come in.
 
-use std::{fmt, str::FromStr};
+use std::fmt::{self, Write};
 
-/// Longest path after decoding, in bytes (as S3 keys).
-const MAX_PATH: usize = 1024;
-/// Longest path as it stands in a request, in bytes.
-const MAX_RAW_PATH: usize = 8 * 1024;
-/// What edges answer themselves.
-const RESERVED: &str = "/.well-known/umbel/";
+use crate::ids::hex_pair;
 
-/// Why text is no site name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a site name has 3 to 63 of a-z, 0-9 and inner hyphens")]
-pub struct SiteNameError;
+/// Bytes of the longest path, decoded, slash included.
+pub const MAX_PATH_BYTES: usize = 1024;
+/// Bytes of the longest path as it stands in a URI. Each decoded byte may take three.
+pub const MAX_URI_BYTES: usize = 8 << 10;
+/// Paths under this are the network's own and no object's.
+pub const RESERVED_PREFIX: &str = "/.well-known/umbel/";
 
-/// Name of a site: a DNS label, and a valid name of an S3 bucket.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SiteName(String);
-
-impl SiteName {
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for SiteName {
-    type Err = SiteNameError;
-
-    fn from_str(text: &str) -> Result<Self, SiteNameError> {
-        let legal = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-        let hyphens_inside = !text.starts_with('-') && !text.ends_with('-');
-        if legal && hyphens_inside && (3..=63).contains(&text.len()) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(SiteNameError)
-        }
-    }
-}
-
-impl fmt::Display for SiteName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Why text is no path of an object.
+/// Why text is not the path of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// 414 for a reader.
-    #[error("path is too long: at most {MAX_PATH} bytes after decoding")]
+    /// Longer than [`MAX_PATH_BYTES`] decoded or [`MAX_URI_BYTES`] raw: over HTTP 414.
+    #[error("path is too long")]
     TooLong,
-    /// Does not begin with a slash.
-    #[error("path does not begin with `/`")]
+    /// Does not begin with a slash: 400.
+    #[error("path does not begin with a slash")]
     NotAbsolute,
-    /// A slash that hides as %2F.
+    /// A `%` without two hex digits, or a `?` or `#`, which end a path: 400.
+    #[error("path is not percent-encoded correctly")]
+    Encoding,
+    /// A slash as `%2F`, which would make one segment look like two: 404, as no object has such a path.
     #[error("path has an encoded slash")]
     EncodedSlash,
-    /// NUL or another control character.
+    /// Decodes to something that is not UTF-8: 400.
+    #[error("path is not UTF-8")]
+    NotUtf8,
+    /// NUL or another control character: 400.
     #[error("path has a control character")]
-    ControlCharacter,
-    /// `.` or `..` as a segment.
-    #[error("path has a `.` or `..` segment")]
+    Control,
+    /// A segment `.` or `..`: 400, however it is encoded.
+    #[error("path has a segment . or ..")]
     DotSegment,
-    /// A broken percent-encoding, or not UTF-8 after decoding.
-    #[error("path is not percent-encoded UTF-8")]
-    Encoding,
-    /// Belongs to the network itself.
-    #[error("path begins with `{RESERVED}`, which is reserved")]
+    /// Under [`RESERVED_PREFIX`]: 404.
+    #[error("path is reserved")]
     Reserved,
 }
 
-/// Path of an object in its site: absolute, decoded UTF-8, free of dot segments and control characters.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectPath(String);
+/// The absolute path of an object in its site, decoded: begins with a slash, has at most [`MAX_PATH_BYTES`] bytes, no control
+/// characters and no segments that a file system would take for directions. Empty segments and backslashes are ordinary
+/// characters, as in S3 keys.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectPath(Box<str>);
 
 impl ObjectPath {
-    /// From decoded text (`/a b/ü`).
-    pub fn from_decoded(text: &str) -> Result<Self, PathError> {
-        if text.len() > MAX_PATH {
+    /// Checks a decoded path.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn from_decoded(path: &str) -> Result<Self, PathError> {
+        if path.len() > MAX_PATH_BYTES {
             return Err(PathError::TooLong);
         }
-        if !text.starts_with('/') {
+        if !path.starts_with('/') {
             return Err(PathError::NotAbsolute);
         }
-        if text.chars().any(char::is_control) {
-            return Err(PathError::ControlCharacter);
+        if path.chars().any(char::is_control) {
+            return Err(PathError::Control);
         }
-        if text.split('/').any(|segment| matches!(segment, "." | "..")) {
+        if path.split('/').any(|segment| matches!(segment, "." | "..")) {
             return Err(PathError::DotSegment);
         }
-        if text.starts_with(RESERVED) {
+        if path.starts_with(RESERVED_PREFIX) {
             return Err(PathError::Reserved);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(path.into()))
     }
 
-    /// From the path of a request as it stands there (`/a%20b/%C3%BC`), without query.
+    /// Decodes and checks the path of a request as it stands in the request line, without query.
+    ///
+    /// # Errors
+    /// When it is none; the kind says how to answer.
     pub fn from_uri(raw: &str) -> Result<Self, PathError> {
-        if raw.len() > MAX_RAW_PATH {
+        if raw.len() > MAX_URI_BYTES {
             return Err(PathError::TooLong);
         }
-        let mut bytes = Vec::with_capacity(raw.len());
-        let mut rest = raw.as_bytes();
-        while let Some((first, tail)) = rest.split_first() {
-            (rest, _) = match first {
-                b'%' => (tail.get(2..).ok_or(PathError::Encoding)?, bytes.push(decoded(tail)?)),
-                plain => (tail, bytes.push(*plain)),
-            };
-        }
-        let text = String::from_utf8(bytes).map_err(|_| PathError::Encoding)?;
-        Self::from_decoded(&text)
+        let decoded = String::from_utf8(percent_decode(raw.as_bytes())?).map_err(|_| PathError::NotUtf8)?;
+        Self::from_decoded(&decoded)
     }
 
-    /// Percent-encoded, as it stands in a URL (RFC 3986, section 3.3).
+    /// The path of the object with this S3 key.
+    ///
+    /// # Errors
+    /// When no path can be made of it.
+    pub fn from_key(key: &str) -> Result<Self, PathError> {
+        if key.len() >= MAX_PATH_BYTES {
+            return Err(PathError::TooLong);
+        }
+        Self::from_decoded(&format!("/{key}"))
+    }
+
+    /// The path, decoded.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path without its first slash: the object's S3 key. Empty for `/`.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.0[1..]
+    }
+
+    /// The path as it stands in a URI. All but unreserved characters (RFC 3986, section 2.3) and slashes are encoded.
+    #[must_use]
     pub fn to_uri(&self) -> String {
         let mut uri = String::with_capacity(self.0.len());
         for byte in self.0.bytes() {
-            if byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte) {
-                uri.push(char::from(byte));
-            } else {
-                uri.push_str(&format!("%{byte:02X}"));
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => uri.push(byte.into()),
+                other => write!(uri, "%{other:02X}").expect("a String takes everything"),
             }
         }
         uri
     }
-
-    /// Decoded, with the slash at its beginning.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Decoded, without the slash at its beginning: the S3 key.
-    pub fn key(&self) -> &str {
-        &self.0[1..]
-    }
 }
 
-fn decoded(after_percent: &[u8]) -> Result<u8, PathError> {
-    let digits = after_percent.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-    let digits = digits.filter(|pair| pair.bytes().all(|byte| byte.is_ascii_hexdigit())).ok_or(PathError::Encoding)?;
-    match u8::from_str_radix(digits, 16).map_err(|_| PathError::Encoding)? {
-        b'/' => Err(PathError::EncodedSlash),
-        byte => Ok(byte),
+impl AsRef<str> for ObjectPath {
+    fn as_ref(&self) -> &str {
+        &self.0
     }
 }
 
 impl fmt::Display for ObjectPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ObjectPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ObjectPath({:?})", self.0)
+    }
+}
+
+fn percent_decode(raw: &[u8]) -> Result<Vec<u8>, PathError> {
+    let mut decoded = Vec::with_capacity(raw.len().min(MAX_PATH_BYTES));
+    let mut rest = raw;
+    while let Some((byte, tail)) = take_byte(rest)? {
+        decoded.push(byte);
+        rest = tail;
+    }
+    Ok(decoded)
+}
+
+/// The next decoded byte and what follows it.
+fn take_byte(raw: &[u8]) -> Result<Option<(u8, &[u8])>, PathError> {
+    match raw {
+        [] => Ok(None),
+        [b'?' | b'#', ..] => Err(PathError::Encoding),
+        [b'%', high, low, tail @ ..] => match hex_pair(*high, *low) {
+            Some(b'/') => Err(PathError::EncodedSlash),
+            Some(byte) => Ok(Some((byte, tail))),
+            None => Err(PathError::Encoding),
+        },
+        [b'%', ..] => Err(PathError::Encoding),
+        [byte, tail @ ..] => Ok(Some((*byte, tail))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::PathError::{Control, DotSegment, EncodedSlash, Encoding, NotAbsolute, NotUtf8, Reserved, TooLong};
+    use super::*;
+
+    #[track_caller]
+    fn check(raw: &str, expected: Result<&str, PathError>) {
+        let got = ObjectPath::from_uri(raw);
+        assert_eq!(got.as_ref().map(ObjectPath::as_str).map_err(|e| *e), expected, "{raw:.80}");
+    }
+
+    #[test]
+    fn request_paths() {
+        check("/", Ok("/"));
+        check("/a/b.txt", Ok("/a/b.txt"));
+        check("/a%20b/%C3%BC", Ok("/a b/ü"));
+        check("/ü", Ok("/ü"));
+        check("/a+b", Ok("/a+b"));
+        check("/a%2bb", Ok("/a+b"));
+        check("/%253f", Ok("/%3f"));
+        check("/a%3Fb%23", Ok("/a?b#"));
+        check("/a//b/", Ok("/a//b/"));
+        check("/a\\..\\b", Ok("/a\\..\\b"));
+        check("/...", Ok("/..."));
+        check("/.hidden/..x", Ok("/.hidden/..x"));
+        check("/.well-known/umbelx", Ok("/.well-known/umbelx"));
+        check("", Err(NotAbsolute));
+        check("*", Err(NotAbsolute));
+        check("a", Err(NotAbsolute));
+        check("https://x/y", Err(NotAbsolute));
+        check("/%", Err(Encoding));
+        check("/%4", Err(Encoding));
+        check("/%zz", Err(Encoding));
+        check("/%+1", Err(Encoding));
+        check("/a?b", Err(Encoding));
+        check("/a#b", Err(Encoding));
+        check("/a%2fb", Err(EncodedSlash));
+        check("/..%2F..%2Fetc%2Fpasswd", Err(EncodedSlash));
+        check("/%ff", Err(NotUtf8));
+        check("/%c0%af", Err(NotUtf8));
+        check("/%ed%a0%80", Err(NotUtf8));
+        check("/%00", Err(Control));
+        check("/a%0d%0aset-cookie:x", Err(Control));
+        check("/%7f", Err(Control));
+        check("/%c2%85", Err(Control));
+        check("/..", Err(DotSegment));
+        check("/a/../b", Err(DotSegment));
+        check("/a/./b", Err(DotSegment));
+        check("/a/.", Err(DotSegment));
+        check("/%2e%2E/b", Err(DotSegment));
+        check("/.well-known/umbel/v1", Err(Reserved));
+        check("/.well-known/%75mbel/", Err(Reserved));
+        check(&format!("/{}", "a".repeat(1023)), Ok(&format!("/{}", "a".repeat(1023))));
+        check(&format!("/{}", "a".repeat(1024)), Err(TooLong));
+        check(&format!("/{}", "%61".repeat(1023)), Ok(&format!("/{}", "a".repeat(1023))));
+        check(&format!("/{}", "a".repeat(100 << 10)), Err(TooLong));
+    }
+
+    #[test]
+    fn keys_are_paths_without_the_slash() {
+        assert_eq!(ObjectPath::from_key("a/b c").unwrap().as_str(), "/a/b c");
+        assert_eq!(ObjectPath::from_key("a/b c").unwrap().key(), "a/b c");
+        assert_eq!(ObjectPath::from_key("/a").unwrap().key(), "/a");
+        assert_eq!(ObjectPath::from_key("../a"), Err(DotSegment));
+        assert_eq!(ObjectPath::from_key(&"a".repeat(1024)), Err(TooLong));
+    }
+
+    #[test]
+    fn uris_keep_only_unreserved_characters() {
+        let path = ObjectPath::from_decoded("/a b/ü?#%+~").unwrap();
+        assert_eq!(path.to_uri(), "/a%20b/%C3%BC%3F%23%25%2B~");
+    }
+
+    proptest! {
+        #[test]
+        fn uris_go_both_ways(path in "/\\PC{0,200}") {
+            if let Ok(path) = ObjectPath::from_decoded(&path) {
+                prop_assert_eq!(ObjectPath::from_uri(&path.to_uri()), Ok(path));
+            }
+        }
+
+        #[test]
+        fn garbage_is_an_answer_and_no_panic(raw in any::<String>(), encoded in "/(%[0-9a-fA-F]{2}|[a./%\\\\]){0,40}") {
+            for raw in [raw, encoded] {
+                if let Ok(path) = ObjectPath::from_uri(&raw) {
+                    prop_assert!(path.as_str().split('/').all(|segment| segment != ".." && segment != "."));
+                    prop_assert!(path.as_str().starts_with('/') && !path.as_str().contains('\0'));
+                    prop_assert_eq!(ObjectPath::from_key(path.key()), Ok(path));
+                }
+            }
+        }
     }
 }
