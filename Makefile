@@ -1,0 +1,56 @@
+# What a person or CI runs. `make demo` needs Rust and nothing else of ours; `make test` needs what `make test-deps` installs.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+
+CARGO ?= cargo
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+PYTHON := target/python
+NEXTEST_VERSION := 0.9
+
+# What the demo runs with, and what its build needs: aws-lc is C.
+DEMO_PACKAGES := postgresql build-essential pkg-config curl ca-certificates
+TEST_PACKAGES := rclone s3cmd python3-venv
+
+.PHONY: help demo deps test check fmt clippy doc purity nextest e2e test-deps
+
+help:
+	@echo "make demo    a whole network on this machine, with real content going through it"
+	echo "make test    everything that CI runs"
+	echo "make check   formatting, lints, documentation, dependencies between crates"
+
+demo: deps
+	$(CARGO) build --release -p umbel
+	exec target/release/umbel demo $(ARGS)
+
+deps:
+	@tests/install.sh $(DEMO_PACKAGES)
+
+test-deps: deps
+	@tests/install.sh $(TEST_PACKAGES)
+	tests/python.sh $(PYTHON)
+	$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-nextest@^$(NEXTEST_VERSION)
+
+check: fmt clippy doc purity
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+purity:
+	@CARGO="$(CARGO)" tests/purity.sh
+
+# The last line is nextest's own. Documentation examples come first, since they are not nextest's.
+test: test-deps check
+	$(CARGO) test --workspace --doc --quiet
+	$(MAKE) --no-print-directory nextest
+
+nextest:
+	$(CARGO) build -p umbel
+	PATH="$(CURDIR)/$(PYTHON)/bin:$$PATH" $(CARGO) nextest run --workspace
