@@ -1,20 +1,33 @@
 //! Clients of other services: gRPC channels and plain HTTP, both over TLS of our own CA, both with time limits.
 
-use std::time::Duration;
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Uri;
 use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{
+        Client,
+        connect::{
+            HttpConnector,
+            dns::{GaiResolver, Name},
+        },
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint};
+use tower::Service;
 
 /// A pooled HTTP client; requests carry whole bodies, responses stream.
-pub type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub type HttpClient = Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -22,8 +35,39 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
-fn tcp() -> HttpConnector {
-    let mut connector = HttpConnector::new();
+/// The system's names, except that all names under `localhost` are this machine, whether or not the system's resolver
+/// knows of them (RFC 6761, section 6.3).
+#[derive(Debug, Clone)]
+pub struct Names(GaiResolver);
+
+impl Service<Name> for Names {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        if is_localhost(name.as_str()) {
+            // The port is the connector's to fill in.
+            let addresses = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+            return Box::pin(std::future::ready(Ok(addresses.into_iter())));
+        }
+        let resolving = self.0.call(name);
+        Box::pin(async move { Ok(resolving.await?.collect::<Vec<_>>().into_iter()) })
+    }
+}
+
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    // Plain `localhost` is in every hosts file, maybe as ::1 as well.
+    name.ends_with(".localhost")
+}
+
+fn tcp() -> HttpConnector<Names> {
+    let mut connector = HttpConnector::new_with_resolver(Names(GaiResolver::new()));
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -62,4 +106,20 @@ pub fn join(base: &str, path: &str) -> Result<Uri, http::Error> {
     let mut parts = base.into_parts();
     parts.path_and_query = Some(path.parse()?);
     Ok(Uri::from_parts(parts)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_under_localhost_need_no_resolver() {
+        for name in ["demo.localhost", "a.b.LOCALHOST", "demo.localhost."] {
+            let mut names = Names(GaiResolver::new());
+            let addresses: Vec<_> = names.call(name.parse().unwrap()).await.unwrap().collect();
+            assert_eq!(addresses, [SocketAddr::from((Ipv4Addr::LOCALHOST, 0))], "{name}");
+        }
+        assert!(!is_localhost("notlocalhost"));
+        assert!(!is_localhost("localhost.example"));
+    }
 }
