@@ -1,0 +1,558 @@
+//! The agent: opens what is asked for, fetches what is missing, serves what it holds.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use iroh::Endpoint;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{mpsc, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+use umbel_content::{ChunkIndex, ManifestId, OpenError as DecryptError, Opener};
+use umbel_service::{files, tls};
+use umbel_swarm::Source;
+use umbel_wire::agent::PeerAddress;
+
+use crate::{
+    config::Config,
+    download::{self, Fetch, Petal},
+    edges::Edges,
+    endpoint::{self, EndpointError},
+    enroll,
+    identity::{Identity, IdentityError},
+    limits::Throttle,
+    open::{self, OpenError, Opened, Target},
+    peer::Dialer,
+    presence::Presence,
+    progress::{Progress, State},
+    receipts::Receipts,
+    serve::Server,
+    store::{self, Arrival, Lease, Store, StoreError, Version},
+};
+
+/// Receipts from receivers that wait to be reported.
+const FOREIGN_RECEIPTS: usize = 1024;
+/// News of one petal that wait for its download.
+const NEWS_QUEUE: usize = 64;
+/// Versions of earlier runs that a background service offers.
+const MAX_OFFERED: usize = 256;
+/// Chunks that a reader reads ahead.
+const READ_AHEAD: usize = 4;
+/// What a streaming reader wants first, in bytes.
+const STREAM_WINDOW: u64 = 32 << 20;
+/// The last report of receipts may take this long when the agent closes.
+const LAST_REPORT: Duration = Duration::from_secs(5);
+const LEAVING: Duration = Duration::from_secs(1);
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Not enrolled, or damaged.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The state folder's content.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The CA certificate.
+    #[error("the installation's certificate")]
+    Tls(#[from] tls::TlsError),
+    /// The QUIC endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+}
+
+/// Why content could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// It could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The state folder: quota, disk full.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The download was given up; the reason in words.
+    #[error("download failed: {0}")]
+    Failed(String),
+    /// A chunk does not decrypt, although it is the one its manifest names: the provider's fault.
+    #[error("the content does not decrypt")]
+    Decrypt(#[from] DecryptError),
+    /// The file to save to.
+    #[error("cannot write {path}")]
+    Save {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The background service says so, or went away.
+    #[error("{}", .0.message)]
+    Remote(crate::service::Problem),
+}
+
+/// How a download is to be driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// All of it soon, in any order.
+    #[default]
+    Bulk,
+    /// The beginning first: someone watches.
+    Streaming,
+}
+
+/// What to get.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct GetRequest {
+    /// `https://host[:port]/path`.
+    pub url: String,
+    /// Grant JWT, where the site needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<String>,
+    /// How to drive it.
+    #[serde(default)]
+    pub priority: Priority,
+}
+
+impl fmt::Debug for GetRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GetRequest").field("url", &self.url).field("priority", &self.priority).finish_non_exhaustive()
+    }
+}
+
+/// Plaintext bytes received, by kind of source.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    edge: AtomicU64,
+    peers: AtomicU64,
+}
+
+impl Traffic {
+    pub(crate) fn count(&self, source: Source, bytes: u64) {
+        let counter = match source {
+            Source::Edge => &self.edge,
+            Source::Peer(_) => &self.peers,
+        };
+        counter.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What every part of the agent leans on.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) me: [u8; 32],
+    pub(crate) edges: Edges,
+    pub(crate) store: Store,
+    pub(crate) receipts: Receipts,
+    pub(crate) dialer: Option<Dialer>,
+    pub(crate) download_throttle: Arc<Throttle>,
+    pub(crate) traffic: Traffic,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Where one version is offered.
+#[derive(Debug)]
+struct Offer {
+    wants: watch::Sender<bool>,
+    alone: watch::Receiver<bool>,
+}
+
+/// A running agent. Close it with [`Agent::close`]; dropping it alone leaves receipts for the next run.
+#[derive(Debug)]
+pub struct Agent {
+    shared: Arc<Shared>,
+    endpoint: Option<Endpoint>,
+    server: Option<Arc<Server>>,
+    address: watch::Sender<PeerAddress>,
+    fetches: Mutex<HashMap<ManifestId, Weak<Fetch>>>,
+    offers: Mutex<HashMap<ManifestId, Offer>>,
+    presences: TaskTracker,
+    leave: CancellationToken,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Agent {
+    /// Opens the state folder, goes online, serves peers and resumes what is owed. Fails if the agent is not enrolled.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        tls::install_provider();
+        let identity = Identity::load(&config.state)?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let tls = tls::client(&identity.enrolled().ca_pem, None)?;
+        let store = open_store(&config).await?;
+        let edges = Edges::new(config.state.clone(), identity.clone(), tls, tasks.clone(), stop.clone());
+        edges.warm_up();
+        let endpoint = if config.peers { Some(endpoint::bind(&config, &identity).await?) } else { None };
+        let (foreign, foreign_queue) = mpsc::channel(FOREIGN_RECEIPTS);
+        let receipts = Receipts::new(store.clone(), edges.clone(), identity.key(), foreign_queue);
+        let server = endpoint.as_ref().map(|_| {
+            let (rate, slots) = (config.upload_rate, config.upload_slots);
+            Arc::new(Server::new(store.clone(), edges.clone(), identity.agent_id(), rate, slots, foreign))
+        });
+        let shared = Arc::new(Shared {
+            me: identity.agent_id(),
+            download_throttle: Arc::new(Throttle::new(config.download_rate)),
+            dialer: endpoint.clone().map(Dialer::new),
+            traffic: Traffic::default(),
+            config,
+            edges,
+            store,
+            receipts,
+            tasks,
+            stop: stop.clone(),
+        });
+        let agent = Self {
+            address: watch::Sender::new(PeerAddress { peer: shared.me.to_vec().into(), ..PeerAddress::default() }),
+            shared,
+            endpoint,
+            server,
+            fetches: Mutex::default(),
+            offers: Mutex::default(),
+            presences: TaskTracker::new(),
+            leave: CancellationToken::new(),
+            _stop: stop.drop_guard(),
+        };
+        agent.spawn(identity);
+        Ok(agent)
+    }
+
+    fn spawn(&self, identity: Identity) {
+        let (shared, stop) = (&self.shared, &self.shared.stop);
+        shared.tasks.spawn(enroll::keep_renewed(identity.clone(), stop.clone()));
+        shared.tasks.spawn(shared.receipts.clone().run(stop.clone()));
+        if let (Some(endpoint), Some(server)) = (&self.endpoint, &self.server) {
+            let fleet = shared.edges.watch_fleet();
+            shared.tasks.spawn(server.clone().run(endpoint.clone(), stop.clone()));
+            shared.tasks.spawn(endpoint::follow_address(endpoint.clone(), self.address.clone(), stop.clone()));
+            if shared.config.relay {
+                shared.tasks.spawn(endpoint::follow_fleet(endpoint.clone(), identity, fleet, stop.clone()));
+            }
+        }
+        if shared.config.offer_held {
+            let versions = shared.store.versions();
+            for version in versions.into_iter().filter(|version| !version.held().is_empty()).take(MAX_OFFERED) {
+                self.offer(&version);
+            }
+        }
+    }
+
+    /// Opens `request` and starts to fetch what is missing of it.
+    pub async fn get(&self, request: GetRequest) -> Result<Download, GetError> {
+        let target = Target::new(&request.url, request.grant.clone())?;
+        let want_inline = !self.shared.store.holds_path(target.path());
+        let opened = open::open(&self.shared.edges, &self.shared.me, &target, None, want_inline, None).await?;
+        let record = store::record(&opened.signed, &opened.site_key, &opened.site_id, &opened.home_edge, &opened.ticket.text);
+        let lease = self.shared.store.adopt(record, opened.manifest.clone()).await?;
+        let inline = self.take_inline(&lease, &opened).await?;
+        let (opener, manifest) = (opened.opener.clone(), lease.0.clone());
+        let (fetch, progress) = if lease.0.held().is_full() {
+            (None, complete(&lease.0, inline))
+        } else {
+            let fetch = self.fetch(target, opened, lease.clone(), inline);
+            let progress = fetch.progress.clone();
+            (Some(fetch), progress)
+        };
+        let streaming = request.priority == Priority::Streaming;
+        Ok(Download { store: self.shared.store.clone(), version: manifest, _lease: lease, opener, fetch, progress, streaming })
+    }
+
+    /// Plaintext bytes that came inside the answer and were not held before.
+    async fn take_inline(&self, lease: &Lease, opened: &Opened) -> Result<u64, GetError> {
+        let chunk = ChunkIndex::new(0);
+        if opened.inline.is_empty() || lease.0.held().contains(chunk) {
+            return Ok(0);
+        }
+        let arrival = Arrival { version: lease.0.clone(), chunk, sealed: opened.inline.clone(), ticket: opened.ticket.clone() };
+        if !self.shared.store.write(arrival).await? {
+            return Ok(0);
+        }
+        let bytes = u64::from(opened.manifest.layout().plain_len(chunk).unwrap_or_default());
+        self.shared.traffic.count(Source::Edge, bytes);
+        Ok(bytes)
+    }
+
+    /// The fetch of this version: the one that runs, or a new one.
+    fn fetch(&self, target: Target, opened: Opened, lease: Lease, inline: u64) -> Arc<Fetch> {
+        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        fetches.retain(|_, fetch| fetch.strong_count() > 0);
+        let running = fetches.get(&lease.0.id).and_then(Weak::upgrade);
+        if let Some(fetch) = running.filter(|fetch| fetch.progress.borrow().state == State::Running) {
+            return fetch;
+        }
+        let (id, petal) = (lease.0.id, self.petal(&opened, &lease.0));
+        let fetch = Arc::new(download::start(&self.shared, target, opened, lease, inline, petal));
+        fetches.insert(id, Arc::downgrade(&fetch));
+        fetch
+    }
+
+    fn petal(&self, opened: &Opened, version: &Arc<Version>) -> Option<Petal> {
+        if opened.home_edge.is_empty() || !self.offer(version) {
+            return None;
+        }
+        let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        let offer = offers.get(&version.id)?;
+        let (room, news) = mpsc::channel(NEWS_QUEUE);
+        self.shared.edges.subscribe(version.id, room);
+        let mut alone = offer.alone.clone();
+        // It may be so already.
+        alone.mark_changed();
+        Some(Petal { news, alone, wants: offer.wants.clone() })
+    }
+
+    /// Takes this version's place in its petal. False: it is not shared. Objects of one chunk come inside the edge's first
+    /// answer: sharing them would cost more than it saves.
+    fn offer(&self, version: &Arc<Version>) -> bool {
+        if self.endpoint.is_none() || version.home_edge.is_empty() || version.manifest.layout().chunks() < 2 {
+            return false;
+        }
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        offers.retain(|_, offer| !offer.wants.is_closed());
+        if !offers.contains_key(&version.id) {
+            let (wants, wanted) = watch::channel(false);
+            let (alone, is_alone) = watch::channel(false);
+            offers.insert(version.id, Offer { wants, alone: is_alone });
+            self.presences.spawn(
+                Presence {
+                    edges: self.shared.edges.clone(),
+                    version: version.clone(),
+                    address: self.address.subscribe(),
+                    wants: wanted,
+                    alone,
+                    stop: self.leave.clone(),
+                }
+                .run(),
+            );
+        }
+        true
+    }
+
+    /// Drops all cached content that is not in use; how many versions went.
+    pub async fn flush(&self) -> Result<usize, StoreError> {
+        self.shared.store.flush().await
+    }
+
+    /// Reports all receipts; how many stay behind for want of an edge.
+    pub async fn flush_receipts(&self) -> usize {
+        self.shared.receipts.flush().await
+    }
+
+    /// How the agent is.
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        let (disk_used, disk_quota) = shared.store.disk();
+        let sent = self.server.as_ref().map(|server| &server.counters);
+        Status {
+            agent: hex::encode(shared.me),
+            sessions: shared.edges.sessions(),
+            peers: shared.dialer.as_ref().map_or(0, Dialer::connected),
+            from_edges: shared.traffic.edge.load(Ordering::Relaxed),
+            from_peers: shared.traffic.peers.load(Ordering::Relaxed),
+            to_peers: sent.map_or(0, |counters| counters.sent.load(Ordering::Relaxed)),
+            refused_tickets: sent.map_or(0, |counters| counters.refused.iter().map(|count| count.load(Ordering::Relaxed)).sum()),
+            versions: shared.store.versions().len(),
+            receipts_owed: shared.store.owed().len(),
+            disk_used,
+            disk_quota,
+            upload_rate: shared.config.upload_rate,
+            download_rate: shared.config.download_rate,
+            address: self.address.borrow().direct.clone(),
+        }
+    }
+
+    /// Leaves all petals, reports receipts, ends every task. Nothing of the agent runs after this.
+    pub async fn close(self) {
+        let shared = self.shared.clone();
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.leave.cancel();
+        self.presences.close();
+        let _left = tokio::time::timeout(LEAVING, self.presences.wait()).await;
+        match tokio::time::timeout(LAST_REPORT, shared.receipts.flush()).await {
+            Ok(0) => {}
+            Ok(left) => info!(left, "receipts wait for the next run"),
+            Err(_) => warn!("receipts wait for the next run: the edge does not answer"),
+        }
+        shared.stop.cancel();
+        if let Some(dialer) = &shared.dialer {
+            dialer.close();
+        }
+        shared.tasks.close();
+        shared.tasks.wait().await;
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.close().await;
+        }
+        shared.store.close().await;
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Store, StoreError> {
+    let (state, quota) = (config.state.clone(), config.disk_quota);
+    files::private_folder(&state)?;
+    let opened = tokio::task::spawn_blocking(move || Store::open(&state, quota)).await;
+    opened.map_err(|_| StoreError::Closed)?
+}
+
+/// Progress of a version that is all here.
+fn complete(version: &Version, inline: u64) -> watch::Receiver<Progress> {
+    let total = version.manifest.layout().length();
+    let progress = Progress {
+        state: State::Complete,
+        total,
+        from_disk: total - inline,
+        from_edge: inline,
+        ..Progress::default()
+    };
+    watch::channel(progress).1
+}
+
+/// How an agent is. Bytes count since it started; of content if received, of ciphertext if sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Public key, hex.
+    pub agent: String,
+    /// Edges with an open session.
+    pub sessions: Vec<String>,
+    /// Peers that we are connected to as a receiver.
+    pub peers: usize,
+    /// Bytes received from edges.
+    pub from_edges: u64,
+    /// Bytes received from peers.
+    pub from_peers: u64,
+    /// Bytes sent to peers.
+    pub to_peers: u64,
+    /// Requests of peers that were refused.
+    pub refused_tickets: u64,
+    /// Versions held, in part or in full.
+    pub versions: usize,
+    /// Tickets with bytes that no edge has acknowledged yet.
+    pub receipts_owed: usize,
+    /// Bytes of ciphertext on disk.
+    pub disk_used: u64,
+    /// How many there may be.
+    pub disk_quota: u64,
+    /// Bytes per second; 0: no limit.
+    pub upload_rate: u64,
+    /// Bytes per second; 0: no limit.
+    pub download_rate: u64,
+    /// Where peers reach this agent.
+    pub address: Vec<String>,
+}
+
+/// A version that can be read while it arrives. Dropping it gives its fetch up, unless another reader wants it too.
+#[derive(Debug)]
+pub struct Download {
+    store: Store,
+    version: Arc<Version>,
+    _lease: Lease,
+    opener: Arc<Opener>,
+    fetch: Option<Arc<Fetch>>,
+    progress: watch::Receiver<Progress>,
+    streaming: bool,
+}
+
+impl Download {
+    /// Content-Type.
+    pub fn media_type(&self) -> &str {
+        self.version.manifest.media_type()
+    }
+
+    /// Bytes of the content.
+    pub fn length(&self) -> u64 {
+        self.version.manifest.layout().length()
+    }
+
+    /// Names the version: hex.
+    pub fn manifest_id(&self) -> String {
+        self.version.id.to_string()
+    }
+
+    /// Response fields that the provider stored with the object.
+    pub fn fields(&self) -> &[(String, String)] {
+        self.version.manifest.fields()
+    }
+
+    /// Changes a few times per second while the download runs, and when it ends.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// The content, in order, as it arrives.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, GetError>> + Send + 'static {
+        let chunks = self.version.manifest.layout().chunks();
+        let reader = Arc::new(self);
+        futures::stream::iter((0..chunks).map(ChunkIndex::new))
+            .map(move |chunk| reader.clone().read(chunk))
+            .buffered(READ_AHEAD)
+    }
+
+    async fn read(self: Arc<Self>, chunk: ChunkIndex) -> Result<Bytes, GetError> {
+        self.announce(chunk);
+        self.arrival(chunk).await?;
+        let reader = self.clone();
+        let plain = tokio::task::spawn_blocking(move || {
+            let sealed = reader.store.read(&reader.version, chunk)?;
+            Ok::<_, GetError>(reader.opener.open_in_place(chunk, sealed)?)
+        });
+        Ok(plain.await.map_err(|_| StoreError::Closed)??.into())
+    }
+
+    fn announce(&self, chunk: ChunkIndex) {
+        if let (true, Some(fetch)) = (self.streaming, &self.fetch) {
+            let ahead = STREAM_WINDOW / u64::from(self.version.manifest.layout().chunk_size());
+            let ahead = u32::try_from(ahead).unwrap_or(u32::MAX).max(1);
+            fetch.want(chunk.get()..chunk.get().saturating_add(ahead));
+        }
+    }
+
+    /// Waits until the chunk is held or the download has failed.
+    async fn arrival(&self, chunk: ChunkIndex) -> Result<(), GetError> {
+        let (mut held, mut progress) = (self.version.watch_held(), self.progress.clone());
+        loop {
+            if held.borrow_and_update().contains(chunk) {
+                return Ok(());
+            }
+            if let State::Failed(reason) = &progress.borrow_and_update().state {
+                return Err(GetError::Failed(reason.clone()));
+            }
+            tokio::select! {
+                Ok(()) = held.changed() => {}
+                Ok(()) = progress.changed() => {}
+                else => return Err(GetError::Failed("the agent is closing".into())),
+            }
+        }
+    }
+
+    /// Saves the content as `path`, by way of `path.part`: the name appears when all is there.
+    pub async fn save_to(self, path: &Path) -> Result<(), GetError> {
+        save(self.into_stream(), path).await
+    }
+}
+
+/// Writes a stream to `path.part`, then renames it.
+pub(crate) async fn save(content: impl Stream<Item = Result<Bytes, GetError>>, path: &Path) -> Result<(), GetError> {
+    let fault = |source| GetError::Save { path: path.display().to_string(), source };
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let mut file = tokio::fs::File::create(&part).await.map_err(fault)?;
+    let mut content = std::pin::pin!(content);
+    while let Some(bytes) = content.next().await {
+        let bytes = bytes?;
+        file.write_all(&bytes).await.map_err(fault)?;
+    }
+    file.flush().await.map_err(fault)?;
+    drop(file);
+    tokio::fs::rename(&part, path).await.map_err(fault)
+}

@@ -1,0 +1,140 @@
+//! This agent's place in a petal: joins at the version's home edge, tells it what it holds, and moves to the next edge in order
+//! while the home edge is away.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use umbel_content::{ChunkIndex, ChunkSet};
+use umbel_wire::agent::{
+    ChunkSet as WireSet, FromAgent, Have, Join, Leave, PeerAddress, from_agent::Message,
+};
+
+use crate::{edge::Edge, edges::Edges, store::Version};
+
+/// Chunks are announced together.
+const HAVE_INTERVAL: Duration = Duration::from_millis(200);
+/// A home edge that has been silent for this long while connecting is passed over.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Who a version is offered to and where.
+pub(crate) struct Presence {
+    pub(crate) edges: Edges,
+    pub(crate) version: Arc<Version>,
+    pub(crate) address: watch::Receiver<PeerAddress>,
+    /// True while a download runs.
+    pub(crate) wants: watch::Receiver<bool>,
+    /// Set when no edge of the petal can be reached.
+    pub(crate) alone: watch::Sender<bool>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Where we joined, and what we said there.
+struct Joined {
+    edge: Edge,
+    session: u64,
+    wanted: bool,
+    address: PeerAddress,
+    said: Arc<ChunkSet>,
+}
+
+impl Presence {
+    /// Until `stop`, or the version is evicted. Leaves at the end.
+    pub(crate) async fn run(mut self) {
+        let mut joined: Option<Joined> = None;
+        let mut sessions = self.edges.watch_sessions();
+        let mut held = self.version.watch_held();
+        let started = tokio::time::Instant::now();
+        loop {
+            sessions.borrow_and_update();
+            held.borrow_and_update();
+            let patient = started.elapsed() < CONNECT_PATIENCE;
+            joined = self.settle(joined, patient).await;
+            let connecting = joined.is_none() && patient;
+            let pause = async {
+                if connecting { tokio::time::sleep_until(started + CONNECT_PATIENCE).await } else { std::future::pending().await }
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = self.version.evicted.cancelled() => break,
+                Ok(()) = sessions.changed() => {}
+                Ok(()) = self.address.changed() => {}
+                Ok(()) = self.wants.changed() => {}
+                Ok(()) = held.changed() => tokio::time::sleep(HAVE_INTERVAL).await,
+                () = pause => {}
+            }
+        }
+        if let Some(joined) = joined {
+            joined.edge.tell(message(Message::Leave(Leave { manifest_id: self.id() }))).await;
+        }
+    }
+
+    fn id(&self) -> Bytes {
+        Bytes::copy_from_slice(self.version.id.as_bytes())
+    }
+
+    /// Brings what the petal's edge knows up to date; moves there if it is another one now.
+    async fn settle(&mut self, joined: Option<Joined>, patient: bool) -> Option<Joined> {
+        let home = self.home(patient);
+        self.alone.send_if_modified(|alone| std::mem::replace(alone, home.is_none() && !patient) != (home.is_none() && !patient));
+        let (edge, session) = home?;
+        match joined {
+            Some(mut joined) if joined.session == session && !self.moved(&joined) => {
+                self.tell_news(&mut joined).await;
+                Some(joined)
+            }
+            Some(old) if old.session != session => {
+                old.edge.tell(message(Message::Leave(Leave { manifest_id: self.id() }))).await;
+                Some(self.join(edge, session).await)
+            }
+            Some(_) | None => Some(self.join(edge, session).await),
+        }
+    }
+
+    fn moved(&self, joined: &Joined) -> bool {
+        joined.wanted != *self.wants.borrow() || joined.address != *self.address.borrow()
+    }
+
+    /// The first edge in the site's order that can be spoken to. `patient`: do not pass over one that is connecting.
+    fn home(&self, patient: bool) -> Option<(Edge, u64)> {
+        for place in self.edges.fleet().meeting_places(&self.version.site_id, &self.version.home_edge) {
+            let Some(edge) = self.edges.by_id(&place.id) else { continue };
+            match edge.current() {
+                Some(session) => return Some((edge, session.number)),
+                None if patient && !edge.is_down() => return None,
+                None => {}
+            }
+        }
+        None
+    }
+
+    async fn join(&self, edge: Edge, session: u64) -> Joined {
+        let said = self.version.held();
+        let (wanted, address) = (*self.wants.borrow(), self.address.borrow().clone());
+        let join = Join {
+            edge_ticket: self.version.edge_ticket(),
+            chunks: self.version.manifest.layout().chunks(),
+            have: Some(WireSet { bitmap: said.to_bitmap().into() }),
+            address: Some(address.clone()),
+            wants: wanted,
+        };
+        debug!(version = %self.version.id, edge = %edge.url, wanted, "join");
+        edge.tell(message(Message::Join(join))).await;
+        Joined { edge, session, wanted, address, said }
+    }
+
+    async fn tell_news(&self, joined: &mut Joined) {
+        let held = self.version.held();
+        let added: Vec<u32> = held.iter_difference(&joined.said).map(ChunkIndex::get).collect();
+        if !added.is_empty() {
+            joined.edge.tell(message(Message::Have(Have { manifest_id: self.id(), added }))).await;
+        }
+        joined.said = held;
+    }
+}
+
+fn message(message: Message) -> FromAgent {
+    FromAgent { message: Some(message) }
+}

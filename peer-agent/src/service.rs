@@ -1,0 +1,259 @@
+//! The background service: an agent behind a local HTTP API on a unix socket that only its owner can open.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `POST /v1/content` with a [`GetRequest`] as JSON | the content, in order, as it arrives; `umbel-download` names the download |
+//! | `GET /v1/downloads/{id}` | its [`Progress`] |
+//! | `GET /v1/downloads/{id}/progress` | its progress as it changes, one JSON object a line, until it ends |
+//! | `GET /v1/status` | [`crate::Status`] |
+//! | `POST /v1/flush` | drops all cached content that is not in use |
+//! | `POST /v1/receipts/flush` | reports all receipts to an edge |
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Path as PathPart, State as Extracted},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{StatusCode, header};
+use serde::{Deserialize, Serialize};
+use tokio::{net::UnixListener, sync::watch};
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    agent::{Agent, GetError, GetRequest, StartError},
+    config::{Config, socket_in},
+    edge::EdgeError,
+    open::OpenError,
+    progress::{Progress, State},
+    store::StoreError,
+};
+
+/// Names the download in the response to a request for content.
+pub const DOWNLOAD_FIELD: &str = "umbel-download";
+/// Longest request that is read, in bytes.
+const MAX_REQUEST: usize = 64 * 1024;
+/// Downloads whose progress can be asked for.
+const REMEMBERED: usize = 256;
+
+/// Why the service does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The agent.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The socket.
+    #[error("local API at {path}")]
+    Socket {
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What went wrong, as the local API tells it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Problem {
+    /// `bad_request`, `grant_missing`, `forbidden`, `not_found`, `unreachable`, `membership`, `storage`, `failed`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+#[derive(Clone)]
+struct Api {
+    agent: Arc<Agent>,
+    downloads: Arc<Downloads>,
+}
+
+#[derive(Default)]
+struct Downloads {
+    count: AtomicU64,
+    recent: Mutex<VecDeque<(u64, watch::Receiver<Progress>)>>,
+}
+
+impl Downloads {
+    fn remember(&self, progress: watch::Receiver<Progress>) -> u64 {
+        let id = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == REMEMBERED {
+            recent.pop_front();
+        }
+        recent.push_back((id, progress));
+        id
+    }
+
+    fn find(&self, id: u64) -> Option<watch::Receiver<Progress>> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().find(|(other, _)| *other == id).map(|(_, progress)| progress.clone())
+    }
+}
+
+/// Runs until `shutdown`; then leaves, reports receipts and ends every task.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServiceError> {
+    let state = config.state.clone();
+    // The state folder's lock comes first: whoever holds it owns the socket.
+    let agent = Arc::new(Agent::start(config).await?);
+    let socket = listen(&state).map_err(|source| ServiceError::Socket { path: socket_in(&state).display().to_string(), source })?;
+    info!(agent = hex::encode(&agent_id(&agent)[..5]), socket = %socket_in(&state).display(), "agent runs");
+    serve(agent.clone(), socket, shutdown).await;
+    // A socket that nobody listens on would only confuse.
+    let _gone = std::fs::remove_file(socket_in(&state));
+    if let Some(agent) = Arc::into_inner(agent) {
+        agent.close().await;
+    }
+    Ok(())
+}
+
+fn agent_id(agent: &Agent) -> Vec<u8> {
+    hex::decode(agent.status().agent).unwrap_or_else(|_| vec![0; 32])
+}
+
+fn listen(state: &Path) -> io::Result<UnixListener> {
+    let path = socket_in(state);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn serve(agent: Arc<Agent>, socket: UnixListener, shutdown: CancellationToken) {
+    let app = app(agent);
+    let stop = shutdown.clone();
+    let serving = axum::serve(socket, app).with_graceful_shutdown(async move { stop.cancelled().await });
+    tokio::select! {
+        ended = serving => if let Err(error) = ended { tracing::error!(%error, "local API ended") },
+        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN).await } => {}
+    }
+}
+
+/// Running local requests may take this long to finish when the service stops.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+fn app(agent: Arc<Agent>) -> Router {
+    Router::new()
+        .route("/v1/content", post(content))
+        .route("/v1/downloads/{id}", get(progress))
+        .route("/v1/downloads/{id}/progress", get(follow))
+        .route("/v1/status", get(status))
+        .route("/v1/flush", post(flush))
+        .route("/v1/receipts/flush", post(flush_receipts))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+        .with_state(Api { agent, downloads: Arc::default() })
+}
+
+async fn content(Extracted(api): Extracted<Api>, Json(request): Json<GetRequest>) -> Response {
+    let download = match api.agent.get(request).await {
+        Ok(download) => download,
+        Err(error) => return problem(&error),
+    };
+    let id = api.downloads.remember(download.progress());
+    let head = [
+        (header::CONTENT_TYPE, download.media_type().to_owned()),
+        (header::CONTENT_LENGTH, download.length().to_string()),
+        (header::HeaderName::from_static(DOWNLOAD_FIELD), id.to_string()),
+    ];
+    (head, Body::from_stream(download.into_stream())).into_response()
+}
+
+async fn progress(Extracted(api): Extracted<Api>, PathPart(id): PathPart<u64>) -> Response {
+    match api.downloads.find(id) {
+        Some(progress) => Json(progress.borrow().clone()).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn follow(Extracted(api): Extracted<Api>, PathPart(id): PathPart<u64>) -> Response {
+    let Some(progress) = api.downloads.find(id) else { return StatusCode::NOT_FOUND.into_response() };
+    // The last line is the one that says how it ended.
+    let lines = WatchStream::new(progress).scan(false, |ended, progress| {
+        let line = (!*ended).then(|| line(&progress));
+        *ended = progress.state != State::Running;
+        futures::future::ready(line)
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines.map(Ok::<_, io::Error>))).into_response()
+}
+
+fn line(progress: &Progress) -> Bytes {
+    let mut line = serde_json::to_vec(progress).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
+
+async fn status(Extracted(api): Extracted<Api>) -> Response {
+    Json(api.agent.status()).into_response()
+}
+
+async fn flush(Extracted(api): Extracted<Api>) -> Response {
+    match api.agent.flush().await {
+        Ok(versions) => Json(Flushed { versions }).into_response(),
+        Err(error) => problem(&error.into()),
+    }
+}
+
+/// What `POST /v1/flush` did.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Flushed {
+    pub(crate) versions: usize,
+}
+
+async fn flush_receipts(Extracted(api): Extracted<Api>) -> Response {
+    Json(Reported { left: api.agent.flush_receipts().await }).into_response()
+}
+
+/// What `POST /v1/receipts/flush` did.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Reported {
+    pub(crate) left: usize,
+}
+
+fn problem(error: &GetError) -> Response {
+    let (status, code) = classify(error);
+    let problem = Problem { code: code.into(), message: crate::chain(error) };
+    (status, Json(problem)).into_response()
+}
+
+/// HTTP status of the local API, and a code for programs.
+pub(crate) fn classify(error: &GetError) -> (StatusCode, &'static str) {
+    match error {
+        GetError::Open(OpenError::Url(_) | OpenError::Path(_)) => (StatusCode::BAD_REQUEST, "bad_request"),
+        GetError::Open(OpenError::Edge(error)) => match error {
+            EdgeError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "unreachable"),
+            EdgeError::Membership(_) => (StatusCode::FORBIDDEN, "membership"),
+            EdgeError::GrantMissing(_) => (StatusCode::UNAUTHORIZED, "grant_missing"),
+            EdgeError::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            EdgeError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            EdgeError::Refused(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+        },
+        GetError::Store(StoreError::Quota { .. } | StoreError::Io(_)) => (StatusCode::INSUFFICIENT_STORAGE, "storage"),
+        GetError::Open(OpenError::Manifest(_) | OpenError::Ticket(_) | OpenError::Chunk(_) | OpenError::Answer(_)) => {
+            (StatusCode::BAD_GATEWAY, "failed")
+        }
+        GetError::Store(StoreError::InUse | StoreError::Index(_) | StoreError::NotHeld(_) | StoreError::Closed)
+        | GetError::Failed(_)
+        | GetError::Decrypt(_)
+        | GetError::Save { .. }
+        | GetError::Remote(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+    }
+}
