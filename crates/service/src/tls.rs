@@ -133,7 +133,7 @@ impl fmt::Debug for LiveCertificate {
 }
 
 impl ResolvesServerCert for LiveCertificate {
-    fn resolve(&self, _hello: &ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
     }
 }

@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn proofs_hold_for_one_key_secret_and_time() {
-        let (key, other) = (SigningKey::from_seed([1; 32]), SigningKey::from_seed([2; 32]));
+        let (key, other) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]));
         let proof = prove(&key, "secret");
         assert!(proven(&key.verifying_key(), "secret", &proof));
         assert!(!proven(&key.verifying_key(), "secret2", &proof));

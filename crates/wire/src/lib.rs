@@ -4,35 +4,47 @@
 //! It decides whether a statement is true and for whom; it does not open connections, read a clock
 //! or keep state. Start with [`token`] for who may do what, and with the `.proto` files for who says what.
 
+pub mod enrolment;
 pub mod invitation;
 pub mod receipt;
 mod redact;
+pub mod rendezvous;
 pub mod session;
 pub mod token;
 
+/// Generated code names its neighbours by package, so the packages are nested as in the protocols.
+#[allow(missing_debug_implementations, unreachable_pub, unused_qualifications, clippy::all, clippy::use_self)]
+mod umbel {
+    pub mod agent {
+        pub mod v1 {
+            tonic::include_proto!("umbel.agent.v1");
+        }
+    }
+    pub mod peer {
+        pub mod v1 {
+            tonic::include_proto!("umbel.peer.v1");
+        }
+    }
+    pub mod origin {
+        pub mod v1 {
+            tonic::include_proto!("umbel.origin.v1");
+        }
+    }
+    pub mod control {
+        pub mod v1 {
+            tonic::include_proto!("umbel.control.v1");
+        }
+    }
+}
+
 /// Agent to edge: sessions, the right to an object, receipts.
-#[allow(missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic, clippy::use_self)]
-pub mod agent {
-    tonic::include_proto!("umbel.agent.v1");
-}
-
-/// Agent to agent, over QUIC.
-#[allow(missing_debug_implementations, unreachable_pub, clippy::all, clippy::use_self)]
-pub mod peer {
-    tonic::include_proto!("umbel.peer.v1");
-}
-
-/// Edge to origin.
-#[allow(missing_debug_implementations, unreachable_pub, clippy::all, clippy::use_self)]
-pub mod origin {
-    tonic::include_proto!("umbel.origin.v1");
-}
-
+pub use umbel::agent::v1 as agent;
 /// Origins and edges to the control plane.
-#[allow(missing_debug_implementations, unreachable_pub, clippy::all, clippy::use_self)]
-pub mod control {
-    tonic::include_proto!("umbel.control.v1");
-}
+pub use umbel::control::v1 as control;
+/// Edge to origin.
+pub use umbel::origin::v1 as origin;
+/// Agent to agent, over QUIC.
+pub use umbel::peer::v1 as peer;
 
 /// Path under which an edge serves ciphertext to agents: `{CHUNKS_PATH}/{manifest id}/{index}`.
 pub const CHUNKS_PATH: &str = "/.well-known/umbel/v1/chunks";

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use umbel_content::{ManifestId, SigningKey};
 
 mod grant;
@@ -68,7 +68,7 @@ impl TokenSigner {
         // RFC 8410, section 7: the fixed head of a PKCS#8 Ed25519 private key.
         const PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
         let der = [PKCS8.as_slice(), seed].concat();
-        let public = *SigningKey::from_seed(*seed).verifying_key().as_bytes();
+        let public = *SigningKey::from_seed(seed).verifying_key().as_bytes();
         Self { kid: kid.into(), key: EncodingKey::from_ed_der(&der), public }
     }
 
