@@ -335,6 +335,7 @@ impl Petal {
         let Some(receivers) = state.remove(agent) else {
             return;
         };
+        state.announce_stale();
         state.share_out(now, &self.config);
         for to in receivers {
             self.actions.push_back(PetalAction::Depart {

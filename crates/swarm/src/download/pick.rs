@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use umbel_content::ChunkIndex;
+use umbel_content::{ChunkIndex, ChunkSet};
 
 use super::pieces::Pieces;
 
@@ -52,12 +52,8 @@ pub(crate) struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// The rarest open chunk among `allowed`.
-    pub(crate) fn rarest(
-        &self,
-        allowed: impl Fn(ChunkIndex) -> bool,
-        is_mine: impl Fn(ChunkIndex) -> bool,
-    ) -> Option<ChunkIndex> {
+    /// The rarest chunk among `allowed`, which are open.
+    pub(crate) fn rarest(&self, allowed: &ChunkSet, is_mine: impl Fn(ChunkIndex) -> bool) -> Option<ChunkIndex> {
         let rank = |chunk| Rarest {
             place: self.window.place(chunk),
             mine: is_mine(chunk),
@@ -65,34 +61,18 @@ impl Choice<'_> {
             tie: self.tie(chunk),
             chunk,
         };
-        self.pieces
-            .open()
-            .iter()
-            .filter(|chunk| allowed(*chunk))
-            .map(rank)
-            .min()
-            .map(|best| best.chunk)
+        allowed.iter().map(rank).min().map(|best| best.chunk)
     }
 
-    /// The first open chunk among `allowed`; in a random order as long as others may be about to ask for the same.
-    pub(crate) fn first(
-        &self,
-        allowed: impl Fn(ChunkIndex) -> bool,
-        scattered: bool,
-    ) -> Option<ChunkIndex> {
+    /// The first chunk among `allowed`, which are open; in a random order as long as others may be about to ask for the same.
+    pub(crate) fn first(&self, allowed: &ChunkSet, scattered: bool) -> Option<ChunkIndex> {
         let rank = |chunk| InOrder {
             place: self.window.place(chunk),
             held: self.pieces.holders(chunk) > 0,
             tie: if scattered { self.tie(chunk) } else { 0 },
             chunk,
         };
-        self.pieces
-            .open()
-            .iter()
-            .filter(|chunk| allowed(*chunk))
-            .map(rank)
-            .min()
-            .map(|best| best.chunk)
+        allowed.iter().map(rank).min().map(|best| best.chunk)
     }
 
     /// The first chunk of the window that is missing, if nobody works on it.

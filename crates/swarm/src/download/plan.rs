@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use umbel_content::ChunkIndex;
+use umbel_content::{ChunkIndex, ChunkSet};
 
 use super::patience::Pace;
 use super::pick::Choice;
@@ -81,14 +81,21 @@ impl Download {
     fn fill_own_share(&mut self) {
         let scattered = matches!(self.share, Share::Awaited(_));
         while self.edge_has_room() {
-            let Some(chunk) = self
-                .choice()
-                .first(|chunk| self.share.contains(chunk), scattered)
-            else {
+            let Some(chunk) = self.choice().first(&self.own_open(), scattered) else {
                 break;
             };
+            self.waiting_since = None;
             self.request(Source::Edge, chunk);
         }
+    }
+
+    /// Open chunks of this agent's share.
+    fn own_open(&self) -> ChunkSet {
+        let mut open = self.pieces.open().clone();
+        if let Share::Given(share) = &self.share {
+            open.intersect_with(share);
+        }
+        open
     }
 
     fn fill_peers(&mut self) {
@@ -118,20 +125,19 @@ impl Download {
 
     fn rarest_of(&self, peer: AgentId) -> Option<ChunkIndex> {
         let have = &self.peers.get(&peer)?.have;
-        self.choice().rarest(
-            |chunk| have.contains(chunk),
-            |chunk| self.share.contains(chunk),
-        )
+        if !have.intersects(self.pieces.open()) {
+            return None;
+        }
+        let mut allowed = have.clone();
+        allowed.intersect_with(self.pieces.open());
+        self.choice().rarest(&allowed, |chunk| self.share.contains(chunk))
     }
 
     /// The edge brings what peers should have brought.
     fn stand_in(&mut self) {
         self.watch_head();
-        if matches!(self.share, Share::Awaited(_))
-            || self.pieces.open().is_empty()
-            || !self.edge_has_room()
-        {
-            self.waiting_since = None;
+        let is_waiting = !matches!(self.share, Share::Awaited(_)) && !self.pieces.open().is_empty();
+        if !is_waiting || !self.edge_has_room() {
             self.judge_at = None;
             return;
         }
@@ -148,18 +154,24 @@ impl Download {
     fn stand_in_for(&mut self, terms: &Terms) {
         let mut probe = terms.probe && self.edge.in_flight().is_empty();
         while self.edge_has_room() {
-            let allowed = |chunk| {
-                terms.everything
-                    || probe
-                    || terms.head == Some(chunk)
-                    || self.pieces.overdue().contains(chunk)
-            };
-            let Some(chunk) = self.choice().rarest(allowed, |_| false) else {
+            let allowed = self.allowed(terms, probe);
+            let Some(chunk) = self.choice().rarest(&allowed, |_| false) else {
                 break;
             };
             probe = false;
             self.request(Source::Edge, chunk);
         }
+    }
+
+    fn allowed(&self, terms: &Terms, probe: bool) -> ChunkSet {
+        if terms.everything || probe {
+            return self.pieces.open().clone();
+        }
+        let mut allowed = self.pieces.overdue().clone();
+        if let Some(head) = terms.head.filter(|head| self.pieces.open().contains(*head)) {
+            allowed.insert(head);
+        }
+        allowed
     }
 
     fn terms(&mut self) -> Terms {

@@ -12,9 +12,11 @@ use crate::rate::Rate;
 pub struct PipeLimits {
     /// Requests in flight whatever the measured rate says.
     pub min_requests: usize,
+    /// And bytes: what a first measurement needs to be about the line and not about its delay.
+    pub min_bytes: u64,
     /// Requests in flight at most.
     pub max_requests: usize,
-    /// Bytes in flight at most, once `min_requests` are.
+    /// Bytes in flight at most, once `min_requests` are there.
     pub max_bytes: u64,
     /// What may wait at the source beyond a round trip's worth, so that it never runs dry.
     pub queue_target: Duration,
@@ -34,6 +36,7 @@ impl PipeLimits {
     /// The edge: trusted, far from its timeout most of the time, asked again for ever.
     pub const EDGE: Self = Self {
         min_requests: 4,
+        min_bytes: 1 << 20,
         max_requests: 32,
         max_bytes: 64 << 20,
         queue_target: Duration::from_millis(200),
@@ -46,6 +49,7 @@ impl PipeLimits {
     /// A peer: overtaken soon, left after a few failures.
     pub const PEER: Self = Self {
         min_requests: 2,
+        min_bytes: 128 << 10,
         max_requests: 32,
         max_bytes: 32 << 20,
         queue_target: Duration::from_millis(200),
@@ -147,7 +151,7 @@ impl Pipe {
     fn window_bytes(&self) -> u64 {
         let delay = self.latency.unwrap_or_default() + self.limits.queue_target;
         let product = self.rate.per_second().unwrap_or_default() * delay.as_secs_f64();
-        (product as u64).min(self.limits.max_bytes)
+        (product as u64).clamp(self.limits.min_bytes, self.limits.max_bytes.max(self.limits.min_bytes))
     }
 
     /// How long one more request of this size would take; `None` as long as nothing was measured.

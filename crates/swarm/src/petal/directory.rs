@@ -71,6 +71,10 @@ pub(crate) struct Version {
     pub(crate) copies: Vec<u32>,
     /// In some member's share.
     pub(crate) assigned: ChunkSet,
+    /// Some chunk may be neither held nor in a share.
+    pub(crate) has_homeless: bool,
+    /// Members with a personal share.
+    pub(crate) parted: BTreeSet<AgentId>,
     /// Members that want and have not stalled, by the size of what is left of their shares.
     pub(crate) loads: BTreeSet<(u32, AgentId)>,
     /// Members that want and have stalled.
@@ -92,6 +96,8 @@ impl Version {
             members: BTreeMap::new(),
             copies: vec![0; chunks as usize],
             assigned: ChunkSet::new(chunks),
+            has_homeless: true,
+            parted: BTreeSet::new(),
             loads: BTreeSet::new(),
             stalled: BTreeSet::new(),
             by_locality: BTreeSet::new(),
@@ -129,6 +135,8 @@ impl Version {
         self.by_locality.remove(&(member.locality, agent));
         self.loads.remove(&(0, agent));
         self.stalled.remove(&agent);
+        self.parted.remove(&agent);
+        self.has_homeless = true;
         self.changed.remove(&agent);
         self.stale.remove(&agent);
         self.introduced.remove(&agent);
@@ -145,6 +153,7 @@ impl Version {
                 receiver.sources.remove(&agent);
             }
         }
+        self.review_personal_shares(agent);
         Some(member.receivers)
     }
 
@@ -192,6 +201,7 @@ impl Version {
         }
         member.wants = false;
         member.personal = None;
+        self.parted.remove(&agent);
         let sources = std::mem::take(&mut member.sources);
         self.loads.remove(&(0, agent));
         self.stalled.remove(&agent);

@@ -93,6 +93,9 @@ impl Version {
     }
 
     fn assign(&mut self, now: Instant, agent: AgentId, chunks: &[ChunkIndex]) {
+        if chunks.is_empty() {
+            return;
+        }
         self.change_share(agent, |member, assigned| {
             if member.share.is_empty() {
                 member.progress_at = now;
@@ -114,21 +117,31 @@ impl Version {
             });
             member.share = ChunkSet::new(member.share.len());
         });
+        self.has_homeless = true;
     }
 
-    /// Gives away what is nobody's, then levels. Call after every change.
+    /// Gives away what is nobody's, then levels. Call after every change. Shares of stalled members go to others, if there
+    /// are any; if not, one of them is as good as the next.
     pub(crate) fn share_out(&mut self, now: Instant, config: &PetalConfig) {
-        let Some((_, least)) = self.loads.first().copied() else {
+        let active = self.loads.first().map(|(_, agent)| *agent);
+        let Some(heir) = active.or_else(|| self.stalled.first().copied()) else {
             return;
         };
-        for agent in self.stalled.clone() {
-            self.drop_share(agent);
+        if active.is_some() {
+            self.stalled.clone().into_iter().for_each(|agent| self.take_away(agent));
         }
-        let homeless = self.homeless();
-        if !homeless.is_empty() {
-            self.assign(now, least, &homeless);
+        if std::mem::take(&mut self.has_homeless) {
+            let homeless = self.homeless();
+            self.assign(now, heir, &homeless);
         }
         while self.steal(now, config) {}
+    }
+
+    fn take_away(&mut self, agent: AgentId) {
+        if self.members.get(&agent).is_some_and(|member| !member.share.is_empty()) {
+            self.drop_share(agent);
+            self.announce(agent);
+        }
     }
 
     /// Chunks that nobody holds and nobody was told to bring.
@@ -221,11 +234,25 @@ impl Version {
                 personal.insert(chunk);
             }
         }
+        let personal = Some(personal).filter(|chunks| !chunks.is_empty());
+        if personal.is_some() {
+            self.parted.insert(agent);
+        } else {
+            self.parted.remove(&agent);
+        }
         if let Some(member) = self.members.get_mut(&agent)
-            && !personal.is_empty()
+            && member.personal != personal
         {
-            member.personal = Some(personal);
+            member.personal = personal;
             self.announce(agent);
+        }
+    }
+
+    /// Someone is gone: what only he held is now everyone's task, not only that of those who avoided him.
+    pub(crate) fn review_personal_shares(&mut self, gone: AgentId) {
+        let avoids = |agent: &AgentId| self.members.get(agent).is_some_and(|member| member.avoids(gone));
+        for agent in self.parted.iter().copied().filter(avoids).collect::<Vec<_>>() {
+            self.personal_share(agent);
         }
     }
 }
