@@ -1,1 +1,33 @@
-fn main() {}
+//! The `umbel` command: everything a person or an init system starts.
+//!
+//! It decides how the parts are started, what people see and with which status a command ends; what the parts do is in
+//! their own crates. Start with [`args`] for the tree of commands; each has a file of its name.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to the terminal it was started from")]
+
+mod admin;
+mod agent;
+mod args;
+mod control_plane;
+mod demo;
+mod exit;
+mod get;
+mod grant;
+mod publish;
+mod rest;
+mod runtime;
+mod serve;
+mod settings;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let outcome = args::Cli::parse().command.run();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}

@@ -1,0 +1,91 @@
+//! `umbel admin key`: API keys, S3 credentials, and the public keys that readers' grants are checked with.
+
+use clap::Subcommand;
+use reqwest::Method;
+use umbel_control_plane::api::{ForAccount, ReaderKey};
+
+use super::Session;
+use crate::rest::segment;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Keys of this API
+    #[command(subcommand)]
+    Api(Secret),
+    /// Credentials of the S3 API
+    #[command(subcommand)]
+    S3(Secret),
+    /// Public keys that grants to a site are checked with
+    #[command(subcommand)]
+    Reader(Reader),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Secret {
+    /// List them, without their secrets
+    List,
+    /// Make one; its secret is shown once
+    Create {
+        /// For whom, if not yourself (admins)
+        #[arg(long)]
+        account: Option<String>,
+        /// What it is for
+        #[arg(long, default_value = "")]
+        label: String,
+    },
+    /// Delete one; it opens nothing any more
+    Delete { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Reader {
+    /// Add or replace a key (see `umbel grant new-key`)
+    Set {
+        site: String,
+        /// The name that grants call it by
+        id: String,
+        /// Ed25519, base64url
+        public_key: String,
+    },
+    /// Remove a key: its grants open nothing any more
+    Remove { site: String, id: String },
+}
+
+impl Command {
+    pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
+        match self {
+            Self::Api(command) => {
+                let columns = [("ID", "id"), ("ACCOUNT", "account"), ("LABEL", "label"), ("CREATED", "created_at")];
+                command.run(session, "api-keys", &columns).await
+            }
+            Self::S3(command) => {
+                let columns = [("ACCESS KEY ID", "access_key_id"), ("ACCOUNT", "account"), ("CREATED", "created_at")];
+                command.run(session, "s3-credentials", &columns).await
+            }
+            Self::Reader(command) => command.run(session).await,
+        }
+    }
+}
+
+impl Secret {
+    async fn run(self, session: &Session, path: &str, columns: &[crate::show::Column]) -> anyhow::Result<()> {
+        match self {
+            Self::List => session.list(path, columns).await,
+            Self::Create { account, label } => session.send(Method::POST, path, &ForAccount { account, label }).await,
+            Self::Delete { id } => session.delete(&format!("{path}/{}", segment(&id)), &id).await,
+        }
+    }
+}
+
+impl Reader {
+    async fn run(self, session: &Session) -> anyhow::Result<()> {
+        let path = |site: &str, id: &str| format!("sites/{}/reader-keys/{}", segment(site), segment(id));
+        match self {
+            Self::Set { site, id, public_key } => {
+                let path = path(&site, &id);
+                session.send(Method::PUT, &path, &ReaderKey { id, public_key }).await
+            }
+            Self::Remove { site, id } => session.delete(&path(&site, &id), &id).await,
+        }
+    }
+}

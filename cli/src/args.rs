@@ -1,0 +1,73 @@
+//! The tree of commands.
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    admin::AdminArgs, agent::AgentCommand, control_plane::ControlPlaneCommand, demo, get::GetArgs, grant::GrantCommand,
+    publish::PublishArgs, serve::ServiceCommand,
+};
+
+/// A content delivery network with a managed peer-to-peer last mile.
+#[derive(Debug, Parser)]
+#[command(name = "umbel", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fetch a file, from an edge and from peers at once
+    Get(GetArgs),
+    /// Publish a folder to a site; only what changed is sent
+    Publish(PublishArgs),
+    /// Let readers in: keys and grants of a provider
+    #[command(subcommand)]
+    Grant(GrantCommand),
+    /// The agent on this machine
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// Run an installation: accounts, sites, nodes, agents, usage
+    Admin(AdminArgs),
+    /// A whole network on this machine, with real content going through it
+    Demo(demo::DemoArgs),
+    /// The control plane
+    #[command(subcommand)]
+    ControlPlane(ControlPlaneCommand),
+    /// An origin
+    #[command(subcommand)]
+    Origin(ServiceCommand),
+    /// An edge
+    #[command(subcommand)]
+    Edge(ServiceCommand),
+    #[command(hide = true)]
+    DemoPostgres(demo::PostgresArgs),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Get(args) => args.run(),
+            Self::Publish(args) => args.run(),
+            Self::Grant(command) => command.run(),
+            Self::Agent(command) => command.run(),
+            Self::Admin(args) => args.run(),
+            Self::Demo(args) => args.run(),
+            Self::ControlPlane(command) => command.run(),
+            Self::Origin(command) => command.run("UMBEL_ORIGIN", umbel_origin::Config::read, umbel_origin::run),
+            Self::Edge(command) => command.run("UMBEL_EDGE", umbel_edge::Config::read, umbel_edge::run),
+            Self::DemoPostgres(args) => args.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

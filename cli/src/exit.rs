@@ -1,0 +1,107 @@
+//! With which status a command ends, and what it says then.
+
+use std::process::ExitCode;
+
+use umbel_service::config::{ConfigError, EXIT_CONFIG};
+
+/// Statuses that `umbel get` documents in its help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Status {
+    /// Anything without a status of its own.
+    Other = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// This agent is not enrolled.
+    NotEnrolled = 3,
+    /// 401 or 403.
+    Refused = 4,
+    /// 404.
+    NotFound = 5,
+    /// No edge could be reached.
+    Unavailable = 6,
+    /// Disk full, no permission.
+    CannotWrite = 7,
+    /// Bytes were not what they should be.
+    Unverified = 8,
+    /// 409: it is there already.
+    Conflict = 9,
+    /// SIGINT.
+    Interrupted = 130,
+}
+
+/// An error that decides the exit status.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    status: Status,
+    message: String,
+}
+
+impl Failure {
+    /// As an [`anyhow::Error`], to be returned with `?`.
+    pub(crate) fn new(status: Status, message: impl Into<String>) -> anyhow::Error {
+        Self { status, message: message.into() }.into()
+    }
+
+    /// Whether this is its status.
+    pub(crate) fn is(&self, status: Status) -> bool {
+        self.status == status
+    }
+}
+
+/// Says what went wrong, one line (mistakes of a configuration: one line each), and which status that is.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(mistakes) = error.chain().find_map(|cause| cause.downcast_ref::<ConfigError>()) {
+        eprintln!("{mistakes}");
+        return ExitCode::from(u8::try_from(EXIT_CONFIG).unwrap_or(1));
+    }
+    // A closed pipe (`umbel ... | head`) is the reader's choice.
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("umbel: {}", one_line(error));
+    ExitCode::from(status(error) as u8)
+}
+
+fn status(error: &anyhow::Error) -> Status {
+    error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Status::Other, |failure| failure.status)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    kinds.into_iter().any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Causes after their effects; a cause that its effect has already told is left out.
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn the_status_survives_context() {
+        let error = Failure::new(Status::NotFound, "no such object").context("cannot get it");
+        assert_eq!(status(&error), Status::NotFound);
+        assert_eq!(one_line(&error), "cannot get it: no such object");
+        assert_eq!(status(&anyhow!("else")), Status::Other);
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = Err::<(), _>(anyhow!("disk full")).context("cannot write: disk full").unwrap_err();
+        assert_eq!(one_line(&error), "cannot write: disk full");
+    }
+}

@@ -1,0 +1,218 @@
+//! `umbel get`: like curl to look at.
+
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, sync::watch};
+use umbel_agent::{
+    GetError, GetRequest, OpenError, Progress, StartError, State,
+    client::{self, FetchError, Transfer},
+};
+
+use crate::{
+    agent::Place,
+    exit::{Failure, Status},
+    runtime, show,
+};
+
+const EXIT_CODES: &str = "\
+Exit status:
+    0  all of it is here and verified
+    1  something else went wrong
+    2  the command line or the URL makes no sense
+    3  this agent is not enrolled (umbel agent enroll)
+    4  no right to this content, or to the network (401, 403)
+    5  there is no such object (404)
+    6  no edge can be reached
+    7  the disk is full, over the agent's quota, or not writable
+    8  what came is not what its provider signed
+  130  interrupted; run it again and it goes on from there";
+
+const TEMPLATE: &str = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}  {msg}";
+
+/// How long the last figures of a download may take to arrive.
+const LAST_FIGURES: Duration = Duration::from_millis(500);
+
+/// What `umbel get` takes.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct GetArgs {
+    /// https://HOST[:PORT]/PATH
+    url: String,
+    /// Save to this file; else the content goes to standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print figures as JSON: to standard output with -o, else to standard error
+    #[arg(long)]
+    json: bool,
+    /// No progress bar
+    #[arg(long, short)]
+    silent: bool,
+    /// A grant, where the site needs one
+    #[arg(long, value_name = "TOKEN", env = "UMBEL_GRANT", hide_env_values = true)]
+    grant: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl GetArgs {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        runtime::client(Box::pin(async {
+            let outcome = tokio::select! {
+                outcome = fetch(&self) => outcome,
+                _ = tokio::signal::ctrl_c() => Err(Failure::new(Status::Interrupted, "interrupted")),
+            };
+            if let (Err(error), true) = (&outcome, self.json) {
+                self.figures(&json!({ "url": self.url, "error": crate::exit::one_line(error) }));
+            }
+            outcome
+        }))
+    }
+
+    fn figures(&self, figures: &Value) {
+        if self.output.is_some() { println!("{figures}") } else { eprintln!("{figures}") }
+    }
+}
+
+async fn fetch(args: &GetArgs) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let request = GetRequest { url: args.url.clone(), grant: args.grant.clone(), ..GetRequest::default() };
+    let mut transfer = client::get(args.place.config()?, request).await.map_err(|error| failure(&error))?;
+    let bar = bar(&transfer, args.silent || args.json);
+    let mut progress = transfer.progress();
+    let outcome = {
+        let mut writing = std::pin::pin!(write(&mut transfer, args.output.as_deref()));
+        loop {
+            tokio::select! {
+                outcome = &mut writing => break outcome,
+                Ok(()) = progress.changed() => draw(&bar, &progress.borrow_and_update()),
+            }
+        }
+    };
+    let last = last_figures(progress).await;
+    bar.finish_and_clear();
+    let (kind, length) = (transfer.media_type().to_owned(), transfer.length());
+    transfer.close().await;
+    outcome?;
+    if args.json {
+        args.figures(&json!({
+            "url": args.url,
+            "file": args.output,
+            "media_type": kind,
+            "bytes": length,
+            "from_disk": last.from_disk,
+            "from_edge": last.from_edge,
+            "from_peers": last.from_peers,
+            "seconds": began.elapsed().as_secs_f64(),
+        }));
+    }
+    Ok(())
+}
+
+async fn write(transfer: &mut Transfer, output: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(path) = output {
+        return transfer.save_to(path).await.map_err(|error| failure(&error.into()));
+    }
+    let mut stdout = tokio::io::stdout();
+    while let Some(bytes) = transfer.next().await {
+        let bytes = bytes.map_err(|error| failure(&error.into()))?;
+        stdout.write_all(&bytes).await.context("cannot write to standard output")?;
+    }
+    stdout.flush().await.context("cannot write to standard output")
+}
+
+fn bar(transfer: &Transfer, hidden: bool) -> ProgressBar {
+    if hidden || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(Some(transfer.length()), ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn draw(bar: &ProgressBar, progress: &Progress) {
+    bar.set_position(progress.done());
+    let (edge, peers) = (show::bytes(progress.from_edge), show::bytes(progress.from_peers));
+    let stall = progress.stall.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    bar.set_message(format!("edge {edge}, {} peers {peers}{stall}", progress.peers));
+}
+
+/// The content may be all here before the figures say so.
+async fn last_figures(mut progress: watch::Receiver<Progress>) -> Progress {
+    let ended = progress.wait_for(|progress| progress.state != State::Running);
+    let _in_time = tokio::time::timeout(LAST_FIGURES, ended).await.map(drop);
+    progress.borrow().clone()
+}
+
+fn failure(error: &FetchError) -> anyhow::Error {
+    Failure::new(status(error), told(error))
+}
+
+fn told(error: &FetchError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn status(error: &FetchError) -> Status {
+    match error {
+        FetchError::Start(StartError::Identity(_)) => Status::NotEnrolled,
+        FetchError::Start(StartError::Store(_)) | FetchError::Get(GetError::Save { .. }) => Status::CannotWrite,
+        FetchError::Get(GetError::Decrypt(_)) => Status::Unverified,
+        FetchError::Get(GetError::Open(
+            OpenError::Manifest(_) | OpenError::Ticket(_) | OpenError::Chunk(_) | OpenError::Answer(_),
+        )) => Status::Unverified,
+        FetchError::Start(_) | FetchError::Get(_) => by_code(error.code()),
+    }
+}
+
+/// What a background service says in a word.
+fn by_code(code: &str) -> Status {
+    match code {
+        "bad_request" => Status::Usage,
+        "grant_missing" | "forbidden" | "membership" => Status::Refused,
+        "not_found" => Status::NotFound,
+        "unreachable" => Status::Unavailable,
+        "storage" => Status::CannotWrite,
+        "unverified" => Status::Unverified,
+        _ => Status::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use umbel_agent::EdgeError;
+
+    #[test]
+    fn statuses_as_documented() {
+        let edge = |error| FetchError::Get(GetError::Open(OpenError::Edge(error)));
+        let unreachable = EdgeError::Unreachable { url: "u".into(), reason: "r".into() };
+        for (error, expected) in [
+            (edge(EdgeError::NotFound("x".into())), Status::NotFound),
+            (edge(EdgeError::Forbidden("x".into())), Status::Refused),
+            (edge(EdgeError::GrantMissing("x".into())), Status::Refused),
+            (edge(EdgeError::Membership("x".into())), Status::Refused),
+            (edge(unreachable), Status::Unavailable),
+            (FetchError::Get(GetError::Open(OpenError::Url("x".into()))), Status::Usage),
+            (FetchError::Get(GetError::Open(OpenError::Answer("x"))), Status::Unverified),
+            (FetchError::Get(GetError::Failed("x".into())), Status::Other),
+        ] {
+            assert_eq!(status(&error), expected, "{error}");
+        }
+    }
+}

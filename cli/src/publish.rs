@@ -1,0 +1,133 @@
+//! `umbel publish`: makes a site equal to a folder, over the S3 API that every provider's tool speaks.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::{runtime, show};
+
+mod account;
+mod etag;
+mod plan;
+mod progress;
+mod send;
+mod store;
+pub(crate) mod walk;
+
+use plan::Plan;
+use progress::Progress;
+use store::Store;
+
+/// What `umbel publish` takes.
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// The folder to publish
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The site, which is also the S3 bucket
+    #[arg(long, value_name = "NAME")]
+    site: String,
+    /// Delete what the site has and the folder has not
+    #[arg(long)]
+    delete: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Requests at the same time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    account: account::AccountArgs,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+struct Outcome {
+    uploaded: u64,
+    bytes: u64,
+    deleted: u64,
+    failures: Vec<String>,
+}
+
+impl PublishArgs {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        runtime::server(Box::pin(async {
+            tokio::select! {
+                outcome = publish(&self) => outcome,
+                _ = tokio::signal::ctrl_c() => Err(crate::exit::Failure::new(
+                    crate::exit::Status::Interrupted,
+                    "interrupted; publish again to go on from here",
+                )),
+            }
+        }))
+    }
+}
+
+async fn publish(args: &PublishArgs) -> anyhow::Result<()> {
+    let store = Store::open(&args.account, &args.site)?;
+    let found = walk::walk(&args.folder)?;
+    let remote = store.list().await?;
+    let plan = plan::compare(found.files, remote, args.delete).await?;
+    if args.dry_run {
+        tell(args, &plan, &found.skipped, &Outcome::default());
+        return Ok(());
+    }
+    let progress = Progress::new(plan.upload_bytes(), !args.json);
+    let outcome = send::carry_out(&store, &plan, usize::from(args.jobs), &progress).await?;
+    progress.finish();
+    tell(args, &plan, &found.skipped, &outcome);
+    match outcome.failures.len() {
+        0 => Ok(()),
+        1 => anyhow::bail!("1 file was not published"),
+        many => anyhow::bail!("{many} files were not published"),
+    }
+}
+
+fn tell(args: &PublishArgs, plan: &Plan, skipped: &[walk::Skipped], outcome: &Outcome) {
+    if args.json {
+        return show::json(&summary(args, plan, skipped, outcome));
+    }
+    for skipped in skipped {
+        eprintln!("skipped {}: {}", skipped.path.display(), skipped.reason);
+    }
+    outcome.failures.iter().for_each(|failure| eprintln!("failed {failure}"));
+    if args.dry_run {
+        plan.uploads.iter().for_each(|file| println!("upload {} ({})", file.key, show::bytes(file.size)));
+        plan.deletions.iter().for_each(|key| println!("delete {key}"));
+        return println!("{} to upload, {} to delete, {} unchanged", plan.uploads.len(), plan.deletions.len(), plan.unchanged);
+    }
+    println!(
+        "{}: {} uploaded ({}), {} deleted, {} unchanged, {} skipped",
+        args.site,
+        outcome.uploaded,
+        show::bytes(outcome.bytes),
+        outcome.deleted,
+        plan.unchanged,
+        skipped.len(),
+    );
+}
+
+fn summary(
+    args: &PublishArgs,
+    plan: &Plan,
+    skipped: &[walk::Skipped],
+    outcome: &Outcome,
+) -> serde_json::Value {
+    let skipped = skipped.iter().map(|skipped| json!({ "path": skipped.path, "reason": skipped.reason.to_string() }));
+    json!({
+        "site": args.site,
+        "dry_run": args.dry_run,
+        "to_upload": plan.uploads.len(),
+        "to_delete": plan.deletions.len(),
+        "unchanged": plan.unchanged,
+        "uploaded": outcome.uploaded,
+        "uploaded_bytes": outcome.bytes,
+        "deleted": outcome.deleted,
+        "skipped": skipped.collect::<Vec<_>>(),
+        "failures": outcome.failures,
+    })
+}

@@ -1,0 +1,104 @@
+//! The control plane's REST API, as a client: one place for URL, credentials, CA and what errors look like.
+
+use std::{fmt, path::Path, time::Duration};
+
+use anyhow::Context;
+use reqwest::Method;
+use serde_json::Value;
+use umbel_service::tls;
+use url::Url;
+
+use crate::exit::{Failure, Status};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An HTTP client that believes the CA in `ca` only, or the system's ones.
+pub(crate) fn http_client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+    let pem = ca.map(|file| std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display())));
+    http_client_with(pem.transpose()?.as_deref())
+}
+
+/// As [`http_client`], from PEM.
+pub(crate) fn http_client_with(ca: Option<&str>) -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+    let builder = match ca {
+        Some(pem) => {
+            let mut config = tls::client(pem, None).context("the CA certificate is not usable")?;
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            builder.tls_backend_preconfigured(config)
+        }
+        None => builder,
+    };
+    builder.build().context("cannot make an HTTP client")
+}
+
+/// A session with the control plane.
+#[derive(Clone)]
+pub(crate) struct Api {
+    base: Url,
+    key: String,
+    http: reqwest::Client,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("base", &self.base.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    /// `base` is the control plane's URL, `key` an API key.
+    pub(crate) fn new(base: &str, key: String, http: reqwest::Client) -> anyhow::Result<Self> {
+        let base: Url = base.parse().with_context(|| format!("`{base}` is not a URL"))?;
+        Ok(Self { base: base.join("/api/v1/")?, key, http })
+    }
+
+    /// GET `path`, which is relative to `/api/v1/`.
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// POST `body`.
+    pub(crate) async fn post(&self, path: &str, body: Value) -> anyhow::Result<Value> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// One call. An empty answer is `null`.
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let mut request = self.http.request(method, self.base.join(path)?).bearer_auth(&self.key);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await;
+        let response = response.with_context(|| format!("the control plane at {} cannot be reached", self.base))?;
+        let (status, text) = (response.status(), response.text().await?);
+        if !status.is_success() {
+            return Err(Failure::new(exit_status(status), format!("{status}: {}", reason(&text))));
+        }
+        if text.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text).context("the control plane's answer makes no sense")
+    }
+}
+
+fn exit_status(status: reqwest::StatusCode) -> Status {
+    match status.as_u16() {
+        401 | 403 => Status::Refused,
+        404 => Status::NotFound,
+        409 => Status::Conflict,
+        502..=504 => Status::Unavailable,
+        _ => Status::Other,
+    }
+}
+
+/// The reason in a problem document (RFC 9457), or its text.
+fn reason(text: &str) -> String {
+    let json: Value = serde_json::from_str(text).unwrap_or_default();
+    json["detail"].as_str().map_or_else(|| text.chars().take(300).collect(), str::to_owned)
+}
+
+/// One segment of a path, escaped.
+pub(crate) fn segment(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
