@@ -1,0 +1,170 @@
+//! What an operator sets, checked and typed.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use bytesize::ByteSize;
+use umbel_service::config::Settings;
+use umbel_wire::control::Addresses;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Settings of an edge; sizes in bytes. In a file they are written as `256MiB` or as plain numbers.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder of everything the edge keeps.
+    pub state: PathBuf,
+    /// Join token, needed the first time only (`join_token`).
+    pub join_token: Option<String>,
+    /// Readers, agents' gRPC and agents' chunks: TLS.
+    pub public_listen: SocketAddr,
+    /// Other edges: mutual TLS.
+    pub internal_listen: SocketAddr,
+    /// iroh relay: TLS.
+    pub relay_listen: SocketAddr,
+    /// QUIC address discovery: UDP.
+    pub relay_quic_listen: SocketAddr,
+    /// Health and metrics: plain HTTP.
+    pub ops_listen: SocketAddr,
+    /// Where others reach this edge.
+    pub addresses: Addresses,
+    /// Limits on memory, disk and clients.
+    pub limits: Limits,
+}
+
+/// What an edge may use, and how much it takes from clients.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Ciphertext kept in memory (`memory_cache`).
+    pub memory_cache: u64,
+    /// Ciphertext kept on disk (`disk_cache`).
+    pub disk_cache: u64,
+    /// Decrypted chunks kept in memory (`plaintext_cache`).
+    pub plaintext_cache: u64,
+    /// Usage that waits for the control plane (`spool_limit`); beyond it agents' receipts are refused.
+    pub spool: u64,
+    /// Bytes per second to readers and agents together (`uplink_limit`); none: no limit.
+    pub uplink: Option<u64>,
+    /// Sessions of agents (`max_sessions`).
+    pub sessions: usize,
+    /// Connections on the public port (`max_connections`).
+    pub connections: usize,
+    /// Answers to "which version is current" kept on disk (`lookup_entries`).
+    pub lookup_entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_cache: 256 * MIB,
+            disk_cache: 10 * 1024 * MIB,
+            plaintext_cache: 256 * MIB,
+            spool: 1024 * MIB,
+            uplink: None,
+            sessions: 10_000,
+            connections: 20_000,
+            lookup_entries: 200_000,
+        }
+    }
+}
+
+impl Limits {
+    fn read(settings: &mut Settings) -> Self {
+        let default = Self::default();
+        Self {
+            memory_cache: size(settings, "memory_cache", default.memory_cache),
+            disk_cache: size(settings, "disk_cache", default.disk_cache),
+            plaintext_cache: size(settings, "plaintext_cache", default.plaintext_cache),
+            spool: size(settings, "spool_limit", default.spool),
+            uplink: settings.optional::<ByteSize>("uplink_limit").map(|rate| rate.0),
+            sessions: settings.or("max_sessions", default.sessions),
+            connections: settings.or("max_connections", default.connections),
+            lookup_entries: settings.or("lookup_entries", default.lookup_entries),
+        }
+    }
+}
+
+impl Config {
+    /// Takes an edge's keys from `settings`; whether all were good says [`Settings::finish`].
+    pub fn read(settings: &mut Settings) -> Self {
+        let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let relay_quic_listen = settings.or("relay_quic_listen", any(7842));
+        let addresses = Addresses {
+            public_url: url(settings, "public_url"),
+            internal_url: url(settings, "internal_url"),
+            relay_url: url(settings, "relay_url"),
+            relay_quic_port: settings.or("relay_quic_port", u32::from(relay_quic_listen.port())),
+            s3_url: String::new(),
+        };
+        let config = Self {
+            state: settings.path("state", Path::new("/var/lib/umbel/edge")),
+            join_token: settings.optional("join_token"),
+            public_listen: settings.or("public_listen", any(443)),
+            internal_listen: settings.or("internal_listen", any(7440)),
+            relay_listen: settings.or("relay_listen", any(7443)),
+            relay_quic_listen,
+            ops_listen: settings.or("ops_listen", SocketAddr::from(([127, 0, 0, 1], 9440))),
+            addresses,
+            limits: Limits::read(settings),
+        };
+        config.check(settings);
+        config
+    }
+
+    fn check(&self, settings: &mut Settings) {
+        if self.limits.uplink == Some(0) {
+            settings.reject("`uplink_limit` must be more than 0; leave it out for no limit");
+        }
+        if self.limits.disk_cache < 64 * MIB {
+            settings.reject("`disk_cache` must be at least 64MiB");
+        }
+        if self.limits.sessions == 0 || self.limits.connections == 0 {
+            settings.reject("`max_sessions` and `max_connections` must be more than 0");
+        }
+    }
+}
+
+fn size(settings: &mut Settings, key: &str, default: u64) -> u64 {
+    settings.or(key, ByteSize(default)).0
+}
+
+fn url(settings: &mut Settings, key: &str) -> String {
+    let url: String = settings.required(key, "https://placeholder".into());
+    let parsed = url.parse::<http::Uri>();
+    if !parsed.is_ok_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some()) {
+        settings.reject(format!("`{key}` must be an https URL (found `{url}`)"));
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Config, Result<(), umbel_service::config::ConfigError>) {
+        let mut settings = Settings::parse("edge.toml", text, "UMBEL_EDGE", []);
+        let config = Config::read(&mut settings);
+        (config, settings.finish())
+    }
+
+    const URLS: &str = "public_url = \"https://e:1\"\ninternal_url = \"https://e:2\"\nrelay_url = \"https://e:3\"\n";
+
+    #[test]
+    fn sizes_are_human_and_urls_required() {
+        let (config, outcome) = read(&format!("{URLS}disk_cache = \"1GiB\"\nuplink_limit = \"50MB\"\n"));
+        outcome.unwrap();
+        assert_eq!((config.limits.disk_cache, config.limits.uplink), (1 << 30, Some(50_000_000)));
+        assert_eq!(config.addresses.relay_quic_port, 7842);
+    }
+
+    #[test]
+    fn mistakes_are_named_together() {
+        let (_, outcome) = read("public_url = \"http://e\"\nuplink_limit = 0\nmemory_cache = \"lots\"\n");
+        let text = outcome.unwrap_err().to_string();
+        for word in ["public_url", "internal_url", "relay_url", "uplink_limit", "memory_cache"] {
+            assert!(text.contains(word), "{word} in {text}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What all stations of an edge share.
+
+use std::sync::Arc;
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use umbel_wire::token::TokenSigner;
+
+use crate::{
+    agents::session::Sessions, fill::Fill, fleet::Fleet, lookup::Lookup, meter::Meter, metrics::Metrics,
+    petal::PetalHandle, plaintext::Plaintext, spool::Spool, uplink::Uplink, view::Current,
+};
+
+/// The parts of one edge.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) node_id: String,
+    pub(crate) signer: TokenSigner,
+    pub(crate) view: Current,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) lookup: Arc<Lookup>,
+    pub(crate) fill: Arc<Fill>,
+    pub(crate) plaintext: Plaintext,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) meter: Meter,
+    pub(crate) metrics: Metrics,
+    pub(crate) sessions: Sessions,
+    pub(crate) petal: PetalHandle,
+    pub(crate) uplink: Option<Uplink>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Core {
+    /// Waits until so many bytes may leave.
+    pub(crate) async fn pace(&self, bytes: usize) {
+        if let Some(uplink) = &self.uplink {
+            uplink.take(bytes).await;
+        }
+    }
+}

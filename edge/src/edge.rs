@@ -1,0 +1,289 @@
+//! Puts the stations together, runs them, and stops them in order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use iroh_relay::server::Server as Relay;
+use rustls::pki_types::CertificateDer;
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Channel;
+use tracing::{info, warn};
+use umbel_service::{
+    files,
+    installation::Installation,
+    node::Node,
+    ops::Ops,
+    tls::{self, LiveCertificate},
+};
+use umbel_wire::token::TokenSigner;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::{
+    agents::session::Sessions,
+    config::Config,
+    core::Core,
+    fill::Fill,
+    fleet::Fleet,
+    listen::{self, Doors},
+    lookup::{
+        Lookup,
+        table::{Table, TableWriter},
+    },
+    meter::Meter,
+    metrics::Metrics,
+    petal::{PetalActor, PetalHandle},
+    plaintext::Plaintext,
+    relay,
+    spool::{self, Spool},
+    uplink::Uplink,
+    view::Current,
+};
+
+/// For what still runs when the doors are closed.
+const LAST_WORK: Duration = Duration::from_secs(10);
+
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// Who an edge is, and whom it reports to.
+pub struct Identity {
+    /// Given by the control plane.
+    pub node_id: String,
+    /// The installation's CA in PEM.
+    pub ca: String,
+    /// Shown on every port and to every other server.
+    pub certificate: Arc<LiveCertificate>,
+    /// Ed25519 seed that tickets are signed with; its public half is in the installation.
+    pub ticket_seed: [u8; 32],
+    /// Where usage goes; none: it stays in the spool.
+    pub control: Option<Channel>,
+    /// Asked for a new certificate when hosts are missing in the present one.
+    pub node: Option<Arc<Node>>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("node_id", &self.node_id).finish_non_exhaustive()
+    }
+}
+
+/// Where an edge listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Readers and agents.
+    pub public: SocketAddr,
+    /// Other edges.
+    pub internal: SocketAddr,
+    /// iroh relay.
+    pub relay: SocketAddr,
+    /// Address discovery, UDP.
+    pub relay_quic: SocketAddr,
+    /// Health and metrics.
+    pub ops: SocketAddr,
+}
+
+/// A running edge. Dropped, it stops at once, as if it were killed; [`Edge::stop`] lets it finish.
+#[derive(Debug)]
+pub struct Edge {
+    ports: Ports,
+    core: Arc<Core>,
+    ops: Ops,
+    /// Ends when the doors are closed.
+    servers: JoinSet<()>,
+    /// Runs until nothing is left to write down.
+    background: JoinSet<()>,
+    background_end: CancellationToken,
+    relay: Relay,
+}
+
+/// What runs beside the requests, and when it ends.
+struct Beside {
+    shutdown: CancellationToken,
+    table: TableWriter,
+    petal: PetalActor,
+}
+
+impl Edge {
+    /// Starts an edge that follows `installation`, until `shutdown`.
+    pub async fn start(
+        config: Config,
+        identity: Identity,
+        installation: watch::Receiver<Arc<Installation>>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        tls::install_provider();
+        files::private_folder(&config.state).with_context(|| format!("state folder {}", config.state.display()))?;
+        let (core, beside) = build(&config, &identity, &installation, shutdown).await?;
+        let doors = Doors::open(&config, &identity).await?;
+        let relay = relay::start(core.clone(), &config, identity.certificate.clone()).await?;
+        let ports = ports(&doors, &relay)?;
+        let ops = Ops::new("umbel_edge");
+        ops.register(|registry| core.metrics.register(registry));
+        let background_end = CancellationToken::new();
+        let servers = serve(doors, &core, &ops);
+        let background = run_beside(&core, beside, identity, installation, &ops, &background_end);
+        info!(node = core.node_id, ?ports, "edge is open");
+        Ok(Self { ports, core, ops, servers, background, background_end, relay })
+    }
+
+    /// Where it really listens.
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Health and metrics, as its ops port shows them.
+    pub fn ops(&self) -> &Ops {
+        &self.ops
+    }
+
+    /// Chunks that came from origins and from other edges since the start.
+    pub fn fills(&self) -> (u64, u64) {
+        (self.core.metrics.fills("origin"), self.core.metrics.fills("edge"))
+    }
+
+    /// Stops taking requests, finishes those that run, says goodbye to agents, writes everything down.
+    pub async fn stop(mut self) {
+        self.core.shutdown.cancel();
+        while self.servers.join_next().await.is_some() {}
+        self.core.tasks.close();
+        if timeout(LAST_WORK, self.core.tasks.wait()).await.is_err() {
+            warn!("some work did not end in time");
+        }
+        self.background_end.cancel();
+        if timeout(LAST_WORK, async { while self.background.join_next().await.is_some() {} }).await.is_err() {
+            self.background.shutdown().await;
+        }
+        if let Err(error) = self.relay.shutdown().await {
+            warn!(%error, "the relay did not stop cleanly");
+        }
+        self.core.fill.close().await;
+        info!("edge is closed");
+    }
+}
+
+async fn build(
+    config: &Config,
+    identity: &Identity,
+    installation: &watch::Receiver<Arc<Installation>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<(Arc<Core>, Beside)> {
+    let (limits, tasks, metrics) = (&config.limits, TaskTracker::new(), Metrics::default());
+    let client_tls = tls::client(&identity.ca, Some(identity.certificate.clone()))?;
+    let fleet = Arc::new(Fleet::new(&identity.node_id, client_tls));
+    let (lookups, table) = Table::open(&config.state.join("lookup.redb"), limits.lookup_entries)?;
+    let ends = || (tasks.clone(), shutdown.clone());
+    let fill = Fill::open(&config.state.join("chunks"), limits, fleet.clone(), metrics.clone(), ends()).await?;
+    let fill = Arc::new(fill);
+    let spool = Arc::new(Spool::open(&config.state.join("spool"), limits.spool).context("cannot open the usage spool")?);
+    let signer = TokenSigner::from_seed(identity.node_id.as_str(), &identity.ticket_seed);
+    let (petal, actor) = PetalHandle::new(&identity.node_id, signer.clone());
+    let current = installation.borrow().clone();
+    fleet.update(&current);
+    let core = Arc::new(Core {
+        node_id: identity.node_id.clone(),
+        signer,
+        view: Current::new(current),
+        lookup: Arc::new(Lookup::new(fleet.clone(), Arc::new(lookups), tasks.clone(), shutdown.clone())),
+        plaintext: Plaintext::new(limits.plaintext_cache, fill.clone(), metrics.clone(), tasks.clone(), shutdown.clone()),
+        meter: Meter { spool: spool.clone(), metrics: metrics.clone() },
+        sessions: Sessions::new(limits.sessions),
+        uplink: limits.uplink.map(Uplink::new),
+        fleet,
+        fill,
+        spool,
+        metrics,
+        petal,
+        tasks,
+        shutdown: shutdown.clone(),
+    });
+    Ok((core, Beside { shutdown, table, petal: actor }))
+}
+
+fn ports(doors: &Doors, relay: &Relay) -> anyhow::Result<Ports> {
+    Ok(Ports {
+        public: doors.public.local_addr()?,
+        internal: doors.internal.local_addr()?,
+        relay: relay.https_addr().context("the relay has no address")?,
+        relay_quic: relay.quic_addr().context("address discovery has no address")?,
+        ops: doors.ops.local_addr()?,
+    })
+}
+
+fn serve(doors: Doors, core: &Arc<Core>, ops: &Ops) -> JoinSet<()> {
+    let mut servers = JoinSet::new();
+    let shutdown = &core.shutdown;
+    servers.spawn(doors.public.serve(listen::public_app(core.clone()), shutdown.clone()));
+    servers.spawn(doors.internal.serve(listen::internal_app(core.clone()), shutdown.clone()));
+    servers.spawn(doors.ops.serve(listen::ops_app(ops), shutdown.clone()));
+    servers
+}
+
+fn run_beside(
+    core: &Arc<Core>,
+    beside: Beside,
+    identity: Identity,
+    installation: watch::Receiver<Arc<Installation>>,
+    ops: &Ops,
+    end: &CancellationToken,
+) -> JoinSet<()> {
+    let mut background = JoinSet::new();
+    let Beside { shutdown, table, petal } = beside;
+    background.spawn(core.spool.clone().run(end.clone()));
+    if let Some(channel) = identity.control.clone() {
+        background.spawn(spool::send::run(core.spool.clone(), channel, end.clone()));
+    }
+    background.spawn(core.fleet.clone().probe(shutdown));
+    background.spawn(until(end.clone(), table.run()));
+    background.spawn(until(end.clone(), petal.run()));
+    background.spawn(until(end.clone(), watch_gauges(core.clone())));
+    background.spawn(until(end.clone(), follow(core.clone(), identity, installation, ops.clone())));
+    background
+}
+
+async fn until(end: CancellationToken, work: impl Future<Output = ()>) {
+    end.run_until_cancelled(work).await;
+}
+
+async fn watch_gauges(core: Arc<Core>) {
+    let mut ticks = tokio::time::interval(GAUGES_EVERY);
+    loop {
+        ticks.tick().await;
+        core.metrics.spool_bytes.set(i64::try_from(core.spool.bytes()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Takes over each version of the configuration.
+async fn follow(core: Arc<Core>, identity: Identity, mut installation: watch::Receiver<Arc<Installation>>, ops: Ops) {
+    loop {
+        let current = installation.borrow_and_update().clone();
+        ops.set_ready(current.version > 0);
+        renew_if_hosts_are_missing(&identity, &current);
+        core.fleet.update(&current);
+        core.view.replace(current);
+        if installation.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn renew_if_hosts_are_missing(identity: &Identity, installation: &Installation) {
+    let (Some(node), Some(leaf)) = (&identity.node, identity.certificate.leaf()) else { return };
+    let names = names(&leaf);
+    let mut hosts = installation.sites.values().flat_map(|site| &site.hosts);
+    if let Some(host) = hosts.find(|host| !names.iter().any(|name| covers(name, host))) {
+        info!(host, "asking for a certificate that has all hosts");
+        node.renew_soon();
+    }
+}
+
+fn names(leaf: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return Vec::new() };
+    let Ok(Some(extension)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let names = extension.value.general_names.iter();
+    names.filter_map(|name| if let GeneralName::DNSName(name) = name { Some(name.to_ascii_lowercase()) } else { None }).collect()
+}
+
+fn covers(name: &str, host: &str) -> bool {
+    let Some(parent) = name.strip_prefix("*.") else { return name == host };
+    host.split_once('.').is_some_and(|(_, rest)| rest == parent)
+}

@@ -1,0 +1,63 @@
+//! The port of the other edges: ciphertext by `GET /v1/chunks/{site id}/{version id, hex}/{index}` with the chunk's name
+//! in a field, from the cache or else from an origin, never from a third edge.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use umbel_content::{ChunkIndex, MAX_CHUNK_SIZE, TAG_LEN};
+use umbel_service::tls::{NodeRole, PeerIdentity};
+
+use crate::{
+    agents::chunks::status,
+    core::Core,
+    fill::{NAME_HEADER, Reach, Wanted},
+    refusal::refusal,
+};
+
+/// Answers another edge.
+pub(crate) async fn answer(State(core): State<Arc<Core>>, request: Request) -> Response<Body> {
+    let (parts, _) = request.into_parts();
+    if parts.uri.path() == "/healthz" {
+        return Response::new(Body::from("ok\n"));
+    }
+    let identity = parts.extensions.get::<PeerIdentity>();
+    if identity.is_none_or(|identity| identity.role != NodeRole::Edge) {
+        return refusal(StatusCode::FORBIDDEN, "for edges only");
+    }
+    if parts.method != Method::GET {
+        return refusal(StatusCode::METHOD_NOT_ALLOWED, "chunks are only fetched");
+    }
+    let Some(wanted) = wanted(parts.uri.path(), &parts.headers) else {
+        return refusal(StatusCode::BAD_REQUEST, "not a chunk's address and name");
+    };
+    match core.fill.chunk(wanted, Reach::Origins).await {
+        Ok((sealed, _)) => {
+            let mut response = Response::new(Body::from(sealed));
+            let kind = HeaderValue::from_static("application/octet-stream");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        Err(error) => refusal(status(&error), &error.to_string()),
+    }
+}
+
+fn wanted(path: &str, headers: &HeaderMap) -> Option<Wanted> {
+    let mut parts = path.strip_prefix("/v1/chunks/")?.split('/');
+    let (site_id, version, chunk) = (parts.next()?, parts.next()?, parts.next()?);
+    // The id goes into a request of ours: a UUID has no other letters.
+    let plain = site_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if parts.next().is_some() || !plain || site_id.is_empty() || site_id.len() > 64 {
+        return None;
+    }
+    Some(Wanted {
+        site_id: site_id.to_owned(),
+        version: version.parse().ok()?,
+        chunk: ChunkIndex::new(chunk.parse().ok()?),
+        name: headers.get(NAME_HEADER)?.to_str().ok()?.parse().ok()?,
+        length: (MAX_CHUNK_SIZE + TAG_LEN) as usize,
+    })
+}

@@ -1,0 +1,97 @@
+//! The doors of an edge: what is bound where, and what each request of the public port comes to.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+};
+use http::Response;
+use tower::ServiceExt;
+use umbel_service::{
+    listen::{Limits, Listener},
+    ops::Ops,
+    tls::{self, ClientAuth},
+};
+
+use crate::{
+    Identity,
+    agents::{self, AgentService},
+    config::Config,
+    core::Core,
+    internal, respond,
+    route::{Station, station},
+};
+
+/// A URL of 100 KB still gets an answer that says what is wrong with it.
+const PUBLIC_HEADER_BYTES: usize = 128 * 1024;
+
+/// Bound ports.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    pub(crate) public: Listener,
+    pub(crate) internal: Listener,
+    pub(crate) ops: Listener,
+}
+
+impl Doors {
+    /// Binds all TCP ports but the relay's.
+    pub(crate) async fn open(config: &Config, identity: &Identity) -> anyhow::Result<Self> {
+        let public_tls = tls::server(identity.certificate.clone(), ClientAuth::None)?;
+        let internal_tls = tls::server(identity.certificate.clone(), ClientAuth::Required(&identity.ca))?;
+        let connections = config.limits.connections;
+        let limits = Limits { connections, header_bytes: PUBLIC_HEADER_BYTES, ..Limits::default() };
+        Ok(Self {
+            public: Listener::bind(config.public_listen, Some(public_tls), limits).await.context("public port")?,
+            internal: Listener::bind(config.internal_listen, Some(internal_tls), Limits::default())
+                .await
+                .context("internal port")?,
+            ops: Listener::bind(config.ops_listen, None, Limits::default()).await.context("ops port")?,
+        })
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Public {
+    core: Arc<Core>,
+    agents: agents::Service,
+}
+
+/// Readers, agents' calls and agents' chunks.
+pub(crate) fn public_app(core: Arc<Core>) -> Router {
+    let agents = AgentService::service(core.clone());
+    Router::new().fallback(public).with_state(Public { core, agents })
+}
+
+async fn public(State(Public { core, agents }): State<Public>, request: Request) -> Response<Body> {
+    match station(request.uri().path(), request.headers()) {
+        Station::Agents => call(agents, request).await,
+        Station::Chunks => {
+            let (parts, _) = request.into_parts();
+            agents::chunks::serve(&core, &parts.method, parts.uri.path(), &parts.headers).await
+        }
+        Station::Readers => {
+            let (parts, _) = request.into_parts();
+            respond::answer(&core, &parts).await
+        }
+    }
+}
+
+async fn call(agents: agents::Service, request: Request) -> Response<Body> {
+    match agents.oneshot(request).await {
+        Ok(response) => response.map(Body::new),
+        Err(never) => match never {},
+    }
+}
+
+/// The other edges.
+pub(crate) fn internal_app(core: Arc<Core>) -> Router {
+    Router::new().fallback(internal::answer).with_state(core)
+}
+
+/// Health and metrics.
+pub(crate) fn ops_app(ops: &Ops) -> Router {
+    ops.app()
+}

@@ -1,0 +1,302 @@
+//! Which version of an object is current? Asks the origin at most once per `lookup_ttl_ms` and object, however many
+//! readers there are; while no origin answers, the last answer stands.
+
+use std::{sync::Arc, time::Duration};
+
+use moka::future::Cache;
+use tokio::time::{Instant, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Code, Status};
+use tracing::{debug, warn};
+use umbel_content::{
+    ContentKey, Manifest, ManifestError, ObjectPath, Opener, SignedManifest, VerifyingKey, VersionId, proto,
+};
+use umbel_wire::{
+    MAX_MANIFEST_MESSAGE,
+    control::Site,
+    origin::{ResolveReply, ResolveRequest, content_client::ContentClient},
+};
+
+use crate::{
+    fleet::{Fleet, Member},
+    flights::Flights,
+};
+
+pub(crate) mod table;
+
+use table::Table;
+
+/// Manifests and keys in memory, in bytes.
+const MEMORY: u64 = 128 * 1024 * 1024;
+
+/// "There is none" is believed no longer than this.
+const ABSENT_FOR: Duration = Duration::from_secs(2);
+
+/// After a failure, a stale answer is used this long before an origin is asked again.
+const STALE_FOR: Duration = Duration::from_secs(1);
+
+/// For an origin, when there is a stale answer to fall back on, and when there is none.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LONG_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A version that was checked, with all that is needed to serve it.
+#[derive(Debug)]
+pub(crate) struct Version {
+    pub(crate) site_id: String,
+    pub(crate) manifest: Manifest,
+    pub(crate) signed: SignedManifest,
+    pub(crate) key: ContentKey,
+    pub(crate) opener: Opener,
+    since: Instant,
+}
+
+/// Why there is no version to serve.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum LookupError {
+    /// The origin is sure that there is none.
+    #[error("there is no such object")]
+    Absent,
+    /// No origin answered, and nothing is known from before.
+    #[error("no origin answers")]
+    Unavailable,
+    /// What the origin sent is not what it must be.
+    #[error("the origin's answer is not valid: {0}")]
+    Invalid(#[from] InvalidAnswer),
+}
+
+/// What is wrong with an origin's answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum InvalidAnswer {
+    /// The manifest is no good.
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
+    /// It is about something else.
+    #[error("manifest of another site, path or version")]
+    Other,
+    /// The key does not belong to it.
+    #[error("content key does not fit the manifest")]
+    Key,
+}
+
+impl Version {
+    /// Checks what somebody says is a version of `path` in `site`.
+    pub(crate) fn check(
+        site: &Site,
+        path: &ObjectPath,
+        manifest: Option<proto::SignedManifest>,
+        key: &[u8],
+    ) -> Result<Self, InvalidAnswer> {
+        let site_key = <[u8; 32]>::try_from(site.public_key.as_ref()).map_err(|_| InvalidAnswer::Key)?;
+        let signed = SignedManifest::from_proto(manifest.ok_or(InvalidAnswer::Other)?)?;
+        let manifest = signed.verify(&VerifyingKey::from_bytes(site_key))?;
+        if manifest.site().as_str() != site.name || manifest.path() != path {
+            return Err(InvalidAnswer::Other);
+        }
+        let key = ContentKey::from_bytes(key.try_into().map_err(|_| InvalidAnswer::Key)?);
+        if key.id() != manifest.key_id() {
+            return Err(InvalidAnswer::Key);
+        }
+        let opener = Opener::new(&key, manifest.version_id());
+        Ok(Self { site_id: site.id.clone(), manifest, signed, key, opener, since: Instant::now() })
+    }
+
+    /// Seconds since this edge has it.
+    pub(crate) fn age(&self) -> u64 {
+        self.since.elapsed().as_secs()
+    }
+
+    fn weight(&self) -> usize {
+        let message = self.signed.to_proto();
+        2 * message.manifest.len() + 1024
+    }
+}
+
+/// Site id and path.
+type Key = (String, String);
+
+#[derive(Debug, Clone)]
+struct Answer {
+    version: Option<Arc<Version>>,
+    /// Stands until then without asking anyone.
+    until: Instant,
+}
+
+type Outcome = Result<Arc<Version>, LookupError>;
+
+/// All that is known of which versions are current.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    fleet: Arc<Fleet>,
+    table: Arc<Table>,
+    current: Cache<Key, Answer>,
+    /// Versions that agents asked for by id.
+    by_id: Cache<(Key, VersionId), Arc<Version>>,
+    flights: Flights<(Key, Option<VersionId>), Outcome>,
+}
+
+impl Lookup {
+    /// Starts from what `table` remembers.
+    pub(crate) fn new(fleet: Arc<Fleet>, table: Arc<Table>, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        let weigh = |key: &Key, weight: usize| u32::try_from(key.0.len() + key.1.len() + weight).unwrap_or(u32::MAX);
+        let current = Cache::builder().max_capacity(MEMORY).weigher(move |key, answer: &Answer| {
+            weigh(key, answer.version.as_ref().map_or(256, |version| version.weight()))
+        });
+        let by_id = Cache::builder()
+            .max_capacity(MEMORY / 4)
+            .weigher(move |key: &(Key, VersionId), version: &Arc<Version>| weigh(&key.0, version.weight()));
+        Self { fleet, table, current: current.build(), by_id: by_id.build(), flights: Flights::new(tasks, shutdown) }
+    }
+
+    /// The version of `path` that is current.
+    pub(crate) async fn current(self: &Arc<Self>, site: &Site, path: &ObjectPath) -> Outcome {
+        let key = (site.id.clone(), path.as_str().to_owned());
+        if let Some(answer) = self.current.get(&key).await
+            && Instant::now() < answer.until
+        {
+            return answer.version.ok_or(LookupError::Absent);
+        }
+        let (lookup, site, path) = (self.clone(), site.clone(), path.clone());
+        let flight = self.flights.join((key.clone(), None), || async move { lookup.ask(site, path, key).await });
+        flight.await.unwrap_or(Err(LookupError::Unavailable))
+    }
+
+    /// This version of `path`, current or not, as long as the origin keeps it.
+    pub(crate) async fn version(self: &Arc<Self>, site: &Site, path: &ObjectPath, id: VersionId) -> Outcome {
+        let key = (site.id.clone(), path.as_str().to_owned());
+        if let Some(Answer { version: Some(version), .. }) = self.current.get(&key).await
+            && version.manifest.version_id() == id
+        {
+            return Ok(version);
+        }
+        if let Some(version) = self.by_id.get(&(key.clone(), id)).await {
+            return Ok(version);
+        }
+        let (lookup, site, path) = (self.clone(), site.clone(), path.clone());
+        let flight = (key.clone(), Some(id));
+        let flight = self.flights.join(flight, || async move { lookup.ask_for(site, path, key, id).await });
+        flight.await.unwrap_or(Err(LookupError::Unavailable))
+    }
+
+    async fn ask_for(self: Arc<Self>, site: Site, path: ObjectPath, key: Key, id: VersionId) -> Outcome {
+        // After a restart the table may be all there is.
+        if let Some(version) = self.remembered(&site, &path, &key).await
+            && version.manifest.version_id() == id
+        {
+            return Ok(version);
+        }
+        let request = request(&site, &path, Some(id), None);
+        let reply = self.resolve(&key, request, LONG_PATIENCE).await.map_err(|status| failure(&status))?;
+        let version = Version::check(&site, &path, reply.manifest, &reply.content_key)?;
+        if version.manifest.version_id() != id {
+            return Err(InvalidAnswer::Other.into());
+        }
+        let version = Arc::new(version);
+        self.by_id.insert((key, id), version.clone()).await;
+        Ok(version)
+    }
+
+    async fn ask(self: Arc<Self>, site: Site, path: ObjectPath, key: Key) -> Outcome {
+        let known = match self.current.get(&key).await {
+            Some(answer) => answer.version,
+            None => self.remembered(&site, &path, &key).await,
+        };
+        let patience = if known.is_some() { PATIENCE } else { LONG_PATIENCE };
+        let known_id = known.as_ref().map(|version| version.manifest.version_id());
+        let answered = self.resolve(&key, request(&site, &path, None, known_id), patience).await;
+        match (answered, known) {
+            (Ok(reply), Some(version)) if reply.unchanged => self.stands(&site, key, version).await,
+            (Ok(reply), _) => self.found(&site, &path, key, reply).await,
+            (Err(status), _) if status.code() == Code::NotFound => self.absent(&site, key).await,
+            (Err(status), Some(version)) => {
+                debug!(site = site.name, %path, %status, "no origin answers, the last version stands");
+                let until = Instant::now() + STALE_FOR;
+                self.current.insert(key, Answer { version: Some(version.clone()), until }).await;
+                Ok(version)
+            }
+            (Err(status), None) => {
+                warn!(site = site.name, %path, %status, "no origin answers");
+                Err(failure(&status))
+            }
+        }
+    }
+
+    async fn stands(&self, site: &Site, key: Key, version: Arc<Version>) -> Outcome {
+        let until = Instant::now() + ttl(site);
+        self.current.insert(key, Answer { version: Some(version.clone()), until }).await;
+        Ok(version)
+    }
+
+    async fn found(&self, site: &Site, path: &ObjectPath, key: Key, reply: ResolveReply) -> Outcome {
+        let version = Version::check(site, path, reply.manifest, &reply.content_key)
+            .inspect_err(|error| warn!(site = site.name, %path, %error, "refused what the origin sent"))?;
+        let version = Arc::new(version);
+        self.table.keep(key.clone(), version.clone());
+        self.stands(site, key, version).await
+    }
+
+    async fn absent(&self, site: &Site, key: Key) -> Outcome {
+        self.table.forget(key.clone());
+        let until = Instant::now() + ttl(site).min(ABSENT_FOR);
+        self.current.insert(key, Answer { version: None, until }).await;
+        Err(LookupError::Absent)
+    }
+
+    async fn remembered(&self, site: &Site, path: &ObjectPath, key: &Key) -> Option<Arc<Version>> {
+        let kept = self.table.read(key.clone()).await?;
+        // Checked again: the site may have another key by now.
+        Version::check(site, path, kept.manifest, &kept.content_key).ok().map(Arc::new)
+    }
+
+    /// Asks one origin after the other, those that are well first.
+    async fn resolve(&self, key: &Key, request: ResolveRequest, patience: Duration) -> Result<ResolveReply, Status> {
+        let mut last = Status::unavailable("there is no origin");
+        for origin in self.fleet.origins(key.1.as_bytes()) {
+            match timeout(patience, resolve_at(&origin, request.clone())).await {
+                Ok(Err(status)) if is_origins_fault(&status) => {
+                    origin.failed();
+                    last = status;
+                }
+                Ok(answer) => {
+                    origin.answered();
+                    return answer;
+                }
+                Err(_) => {
+                    origin.failed();
+                    last = Status::deadline_exceeded("no answer in time");
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+async fn resolve_at(origin: &Member, request: ResolveRequest) -> Result<ResolveReply, Status> {
+    let client = ContentClient::new(origin.channel.clone());
+    let mut client = client.max_decoding_message_size(MAX_MANIFEST_MESSAGE);
+    Ok(client.resolve(request).await?.into_inner())
+}
+
+fn request(site: &Site, path: &ObjectPath, id: Option<VersionId>, known: Option<VersionId>) -> ResolveRequest {
+    let bytes = |id: Option<VersionId>| id.map(|id| id.as_bytes().to_vec()).unwrap_or_default().into();
+    ResolveRequest {
+        site_id: site.id.clone(),
+        path: path.as_str().to_owned(),
+        version_id: bytes(id),
+        known_version_id: bytes(known),
+    }
+}
+
+fn is_origins_fault(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unknown | Code::Cancelled | Code::DataLoss
+    )
+}
+
+fn failure(status: &Status) -> LookupError {
+    if status.code() == Code::NotFound { LookupError::Absent } else { LookupError::Unavailable }
+}
+
+fn ttl(site: &Site) -> Duration {
+    Duration::from_millis(site.policy.as_ref().map_or(0, |policy| policy.lookup_ttl_ms).into())
+}

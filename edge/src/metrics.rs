@@ -1,0 +1,96 @@
+//! What an edge counts for its operators. The books are elsewhere: `spool.rs`.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// `class` of a status: `2xx` …
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Class {
+    class: &'static str,
+}
+
+/// `outcome` of looking for a chunk, or `reason` of a refusal: always from a closed set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Kind {
+    kind: &'static str,
+}
+
+/// All metrics of an edge.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Metrics {
+    requests: Family<Class, Counter>,
+    chunks: Family<Kind, Counter>,
+    fills: Family<Kind, Counter>,
+    fill_failures: Family<Kind, Counter>,
+    refusals: Family<Kind, Counter>,
+    receipts: Family<Kind, Counter>,
+    /// Plaintext bytes to HTTP readers.
+    pub(crate) reader_bytes: Counter,
+    /// Ciphertext bytes to agents, also those that never arrived.
+    pub(crate) sent_bytes: Counter,
+    /// Live sessions of agents.
+    pub(crate) sessions: Gauge,
+    /// Bytes that wait for the control plane.
+    pub(crate) spool_bytes: Gauge,
+}
+
+impl Metrics {
+    /// Names and help texts.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register("requests", "Requests of readers, by class of status", self.requests.clone());
+        registry.register("chunks", "Chunks looked for, by where they were found", self.chunks.clone());
+        registry.register("fills", "Chunks filled, by source", self.fills.clone());
+        registry.register("fill_failures", "Attempts to fill that failed, by source", self.fill_failures.clone());
+        registry.register("session_refusals", "Sessions refused, by reason", self.refusals.clone());
+        registry.register("receipts", "Receipts handed in, taken or refused", self.receipts.clone());
+        registry.register("reader_bytes", "Plaintext bytes sent to readers", self.reader_bytes.clone());
+        registry.register("sent_bytes", "Ciphertext bytes sent to agents", self.sent_bytes.clone());
+        registry.register("sessions", "Live sessions of agents", self.sessions.clone());
+        registry.register("spool_bytes", "Usage on disk that the control plane does not have", self.spool_bytes.clone());
+    }
+
+    /// A reader was answered.
+    pub(crate) fn answered(&self, status: http::StatusCode) {
+        let class = match status.as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.get_or_create(&Class { class }).inc();
+    }
+
+    /// A chunk was looked for and found here (`memory`, `disk`, `plaintext`), or not (`miss`).
+    pub(crate) fn chunk(&self, kind: &'static str) {
+        self.chunks.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// A chunk came from `origin` or `edge`.
+    pub(crate) fn filled(&self, kind: &'static str) {
+        self.fills.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// How many chunks came from `source` so far.
+    pub(crate) fn fills(&self, kind: &'static str) -> u64 {
+        self.fills.get_or_create(&Kind { kind }).get()
+    }
+
+    /// An attempt at `origin` or `edge` failed.
+    pub(crate) fn fill_failed(&self, kind: &'static str) {
+        self.fill_failures.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// A session was refused.
+    pub(crate) fn refused(&self, kind: &'static str) {
+        self.refusals.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// A receipt was `taken` or `refused`.
+    pub(crate) fn receipt(&self, kind: &'static str) {
+        self.receipts.get_or_create(&Kind { kind }).inc();
+    }
+}

@@ -1,0 +1,126 @@
+//! The body of an answer: pieces of text and ranges of the object, decrypted chunk by chunk as the reader takes them.
+
+use std::{ops::Range, sync::Arc};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use umbel_content::Slice;
+
+use crate::{core::Core, fill::FillError, lookup::Version, meter::ResponseMeter, uplink::PIECE};
+
+/// Bytes that are fetched ahead of a reader, as a number of chunks between two and eight.
+const AHEAD: usize = 4 * 1024 * 1024;
+
+/// A part of a body.
+#[derive(Debug, Clone)]
+pub(super) enum Part {
+    /// Framing of a multipart body.
+    Text(Bytes),
+    /// Bytes of the object.
+    Object(Range<u64>),
+}
+
+impl Part {
+    /// Bytes.
+    pub(super) fn length(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.len() as u64,
+            Self::Object(range) => range.end - range.start,
+        }
+    }
+}
+
+/// A step of a body: at most one chunk.
+enum Step {
+    Text(Bytes),
+    Object(Slice),
+}
+
+/// Streams `parts`; `first` is the plaintext of the first chunk, if it is there already. A chunk that cannot be had ends the body with an error, which ends the connection (or the HTTP/2 stream): a
+/// reader never takes a part for the whole.
+pub(super) fn body(
+    core: Arc<Core>,
+    version: Arc<Version>,
+    parts: Vec<Part>,
+    mut first: Option<Bytes>,
+    meter: ResponseMeter,
+) -> Body {
+    let ahead = AHEAD / version.manifest.layout().chunk_size() as usize;
+    let fetches = stream::iter(steps(&version, parts)).map({
+        let core = core.clone();
+        move |step| {
+            let ready = if matches!(step, Step::Object(_)) { first.take() } else { None };
+            fetch(core.clone(), version.clone(), step, ready)
+        }
+    });
+    let pieces = fetches.buffered(ahead.clamp(2, 8)).map(|piece| piece.map_err(std::io::Error::other));
+    let metered = metered(pieces, meter);
+    if core.uplink.is_some() { Body::from_stream(paced(core, metered)) } else { Body::from_stream(metered) }
+}
+
+fn steps(version: &Version, parts: Vec<Part>) -> impl Iterator<Item = Step> + use<> {
+    let layout = version.manifest.layout();
+    parts.into_iter().flat_map(move |part| -> Box<dyn Iterator<Item = Step> + Send> {
+        match part {
+            Part::Text(text) => Box::new(std::iter::once(Step::Text(text))),
+            Part::Object(range) => Box::new(layout.covering(range).map(Step::Object)),
+        }
+    })
+}
+
+/// What is sent, and whether it is the object's.
+struct Piece {
+    bytes: Bytes,
+    counts: bool,
+}
+
+async fn fetch(core: Arc<Core>, version: Arc<Version>, step: Step, ready: Option<Bytes>) -> Result<Piece, FillError> {
+    match step {
+        Step::Text(bytes) => Ok(Piece { bytes, counts: false }),
+        Step::Object(Slice { chunk, within }) => {
+            let plain = match ready {
+                Some(plain) => plain,
+                None => core.plaintext.chunk(&version, chunk).await?.0,
+            };
+            Ok(Piece { bytes: plain.slice(within), counts: true })
+        }
+    }
+}
+
+fn metered(
+    pieces: impl Stream<Item = std::io::Result<Piece>> + Send + 'static,
+    mut meter: ResponseMeter,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    pieces.map(move |piece| {
+        let piece = piece?;
+        if piece.counts {
+            meter.sent(piece.bytes.len());
+        }
+        Ok(piece.bytes)
+    })
+}
+
+/// Small pieces under the uplink's limit.
+fn paced(
+    core: Arc<Core>,
+    pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    let cut = pieces.flat_map(|piece| match piece {
+        Ok(bytes) => stream::iter(cut(bytes).map(Ok).collect::<Vec<_>>()),
+        Err(error) => stream::iter(vec![Err(error)]),
+    });
+    cut.then(move |piece| {
+        let core = core.clone();
+        async move {
+            if let Ok(bytes) = &piece {
+                core.pace(bytes.len()).await;
+            }
+            piece
+        }
+    })
+}
+
+fn cut(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || (!bytes.is_empty()).then(|| bytes.split_to(bytes.len().min(PIECE))))
+}

@@ -1,0 +1,70 @@
+//! From a configuration to a running edge that is a member of its installation.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+use rand::Rng;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+use umbel_service::{files, follow::Follower, node::Node, tls};
+use umbel_wire::{invitation::Purpose, token::TokenSigner};
+
+use crate::{Config, Edge, Identity};
+
+/// Joins the installation (the first time), then serves until `shutdown`.
+///
+/// # Errors
+/// The node cannot join, its state cannot be read, or a port cannot be bound.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    tls::install_provider();
+    files::private_folder(&config.state).with_context(|| format!("state folder {}", config.state.display()))?;
+    let ticket_seed = ticket_seed(&config.state)?;
+    let ticket_key = *TokenSigner::from_seed("", &ticket_seed).public();
+    let token = config.join_token.as_deref();
+    let addresses = config.addresses.clone();
+    let node = Node::enter(&config.state, Purpose::Edge, token, addresses.clone(), &ticket_key).await?;
+    let (node, follower) = (Arc::new(node), Follower::load(&config.state)?);
+    let identity = Identity {
+        node_id: node.id.clone(),
+        ca: node.ca.clone(),
+        certificate: node.certificate.clone(),
+        ticket_seed,
+        control: Some(node.control_channel()?),
+        node: Some(node.clone()),
+    };
+    let edge = Edge::start(config, identity, follower.subscribe(), shutdown.clone()).await?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follower.run(node.clone(), shutdown.clone()));
+    let renewed = shutdown.clone();
+    tasks.spawn(async move { node.keep_renewed(addresses, renewed).await });
+    let ended = watch_over(tasks, &shutdown).await;
+    edge.stop().await;
+    ended
+}
+
+/// Until `shutdown`, or until one of the tasks that must not end has ended.
+async fn watch_over(mut tasks: JoinSet<anyhow::Result<()>>, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.context("a task of the edge panicked").and_then(|result| result);
+        if let Err(reason) = ended {
+            error!(error = format!("{reason:#}"), "the edge cannot go on");
+            outcome = Err(reason);
+        }
+        shutdown.cancel();
+    }
+    outcome
+}
+
+/// The key that tickets are signed with: made once, kept.
+fn ticket_seed(state: &Path) -> anyhow::Result<[u8; 32]> {
+    let file = state.join("ticket.key");
+    if let Some(bytes) = files::read(&file)? {
+        return <[u8; 32]>::try_from(bytes).ok().with_context(|| format!("{} is damaged", file.display()));
+    }
+    let mut seed = [0; 32];
+    rand::rng().fill_bytes(&mut seed);
+    files::replace(&file, &seed)?;
+    Ok(seed)
+}

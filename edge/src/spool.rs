@@ -1,0 +1,397 @@
+//! Usage on its way to the books: appended to a segment file as it happens, sealed into numbered batches, sent, deleted.
+//!
+//! A segment's number *is* its batch's number: `N.open` is appended to, `N.sealed` never changes again, and only sealed
+//! segments are sent. There is always an open segment, so the count survives when everything else was acknowledged. A
+//! write reaches the kernel before [`Spool::append`] returns and so survives the end of the process; [`Spool::durable`]
+//! waits for the disk. A record is in exactly one segment, so it is counted once.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use umbel_wire::control::{Batch, Received, Served};
+
+mod batch;
+mod segment;
+pub(crate) mod send;
+
+use batch::{Amount, ServedKey};
+use segment::Record;
+
+/// A segment is sealed when it is this long: its batch fits in one message.
+const SEGMENT_BYTES: u64 = 1024 * 1024;
+
+/// A segment that has anything in it is sealed this often.
+const SEAL_EVERY: Duration = Duration::from_secs(2);
+
+/// Readers' bytes are synced this often, in case the machine loses power.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a receipt may wait for the disk.
+const SYNC_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sums kept in memory while the disk refuses writes.
+const MAX_OWED: usize = 100_000;
+
+/// Why usage was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpoolError {
+    /// Too much waits for the control plane already.
+    #[error("usage waits for the control plane and the spool is full")]
+    Full,
+    /// The disk does not take it.
+    #[error("usage cannot be written down")]
+    Disk(#[from] io::Error),
+    /// The disk takes too long.
+    #[error("usage is not on disk in time")]
+    Slow,
+}
+
+/// The usage spool of one edge.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    folder: PathBuf,
+    limit: u64,
+    state: Mutex<State>,
+    /// After a failed fsync nobody knows what is on the disk: no more receipts are acknowledged.
+    broken: AtomicBool,
+    synced: watch::Sender<u64>,
+    sync_wanted: Notify,
+    seal_wanted: Notify,
+    sealed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    open: Open,
+    /// Bytes by number.
+    sealed: BTreeMap<u64, u64>,
+    /// Records appended since the start.
+    written: u64,
+    /// Readers' usage that the disk did not take yet.
+    owed: BTreeMap<ServedKey, Amount>,
+}
+
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    file: Arc<File>,
+    length: u64,
+}
+
+impl Spool {
+    /// Recovers what is in `folder`: torn tails are cut off, all but the newest segment are sealed. `limit` in bytes.
+    pub(crate) fn open(folder: &Path, limit: u64) -> io::Result<Self> {
+        umbel_service::files::private_folder(folder)?;
+        let (mut open, mut sealed) = listing(folder)?;
+        let newest = open.pop_if(|number| sealed.keys().all(|other| other < number));
+        for number in open {
+            let length = cut_torn_tail(&open_path(folder, number))?;
+            fs::rename(open_path(folder, number), sealed_path(folder, number))?;
+            sealed.insert(number, length);
+        }
+        let number = newest.unwrap_or_else(|| sealed.keys().last().map_or(1, |last| last + 1));
+        let open = Open::at(folder, number)?;
+        sync_folder(folder)?;
+        Ok(Self {
+            folder: folder.into(),
+            limit,
+            state: Mutex::new(State { open, sealed, written: 0, owed: BTreeMap::new() }),
+            broken: AtomicBool::new(false),
+            synced: watch::Sender::new(0),
+            sync_wanted: Notify::new(),
+            seal_wanted: Notify::new(),
+            sealed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes on disk that the control plane does not have yet.
+    pub(crate) fn bytes(&self) -> u64 {
+        let state = self.lock();
+        state.open.length + state.sealed.values().sum::<u64>()
+    }
+
+    /// Takes what a reader was sent. Never fails: what the disk refuses is kept in memory and written later.
+    pub(crate) fn served(&self, served: Served) {
+        let mut state = self.lock();
+        state.settle();
+        if let Err(error) = state.append([Record::from(served.clone())]) {
+            warn!(%error, "usage of readers stays in memory until the disk takes it");
+            state.owe(&served);
+        }
+        self.wake_if_long(&state);
+    }
+
+    /// Takes receipts and returns once they are on the disk.
+    pub(crate) async fn received(&self, receipts: Vec<Received>) -> Result<(), SpoolError> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(SpoolError::Disk(io::Error::other("an earlier write to the spool failed")));
+        }
+        if self.bytes() >= self.limit {
+            error!(limit = self.limit, "the usage spool is full: receipts are refused until the control plane is back");
+            return Err(SpoolError::Full);
+        }
+        let written = {
+            let mut state = self.lock();
+            state.append(receipts.into_iter().map(Record::from))?;
+            self.wake_if_long(&state);
+            state.written
+        };
+        self.durable(written).await
+    }
+
+    fn wake_if_long(&self, state: &State) {
+        if state.open.length >= SEGMENT_BYTES {
+            self.seal_wanted.notify_one();
+        }
+    }
+
+    async fn durable(&self, written: u64) -> Result<(), SpoolError> {
+        let mut synced = self.synced.subscribe();
+        self.sync_wanted.notify_one();
+        match timeout(SYNC_PATIENCE, synced.wait_for(|synced| *synced >= written)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(SpoolError::Slow),
+        }
+    }
+
+    /// Syncs and seals until `shutdown`; the only one who does either, so that they never overlap.
+    pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut syncs = tokio::time::interval(SYNC_EVERY);
+        let mut seals = tokio::time::interval(SEAL_EVERY);
+        loop {
+            let job: fn(&Self) -> io::Result<()> = tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.sync_wanted.notified() => Self::sync,
+                () = self.seal_wanted.notified() => Self::seal,
+                _ = syncs.tick() => Self::sync,
+                _ = seals.tick() => Self::seal,
+            };
+            self.off_thread(job).await;
+        }
+        self.off_thread(Self::sync).await;
+    }
+
+    async fn off_thread(self: &Arc<Self>, job: fn(&Self) -> io::Result<()>) {
+        let spool = self.clone();
+        let done = tokio::task::spawn_blocking(move || job(&spool)).await;
+        if let Ok(Err(error)) = done {
+            error!(%error, "the usage spool cannot be synced: receipts are refused from now on");
+            self.broken.store(true, Ordering::Release);
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let (file, written) = {
+            let mut state = self.lock();
+            state.settle();
+            (state.open.file.clone(), state.written)
+        };
+        if *self.synced.borrow() < written {
+            file.sync_data()?;
+            self.publish(written);
+        }
+        Ok(())
+    }
+
+    fn publish(&self, written: u64) {
+        self.synced.send_if_modified(|synced| {
+            let news = written > *synced;
+            *synced = written.max(*synced);
+            news
+        });
+    }
+
+    /// Ends the open segment, if there is anything in it, and begins the next.
+    pub(crate) fn seal(&self) -> io::Result<()> {
+        let (old, written) = {
+            let mut state = self.lock();
+            if state.open.length == 0 {
+                return Ok(());
+            }
+            let next = Open::at(&self.folder, state.open.number + 1)?;
+            (std::mem::replace(&mut state.open, next), state.written)
+        };
+        old.file.sync_data()?;
+        fs::rename(open_path(&self.folder, old.number), sealed_path(&self.folder, old.number))?;
+        sync_folder(&self.folder)?;
+        // What was appended to the new segment since is not part of `written`.
+        self.publish(written);
+        self.lock().sealed.insert(old.number, old.length);
+        self.sealed.notify_one();
+        Ok(())
+    }
+
+    /// The oldest sealed batch.
+    pub(crate) fn oldest(&self) -> io::Result<Option<Batch>> {
+        let Some(number) = self.lock().sealed.keys().next().copied() else { return Ok(None) };
+        let bytes = fs::read(sealed_path(&self.folder, number))?;
+        let (records, good) = segment::decode(&bytes);
+        if good < bytes.len() {
+            error!(number, lost = bytes.len() - good, "a sealed usage segment is damaged");
+        }
+        Ok(Some(batch::build(number, records)))
+    }
+
+    /// The control plane has everything up to `number`: the batch is gone, on the disk, before the next one is sent.
+    pub(crate) fn acknowledged(&self, number: u64) -> io::Result<()> {
+        fs::remove_file(sealed_path(&self.folder, number))?;
+        sync_folder(&self.folder)?;
+        self.lock().sealed.remove(&number);
+        Ok(())
+    }
+
+    /// The control plane's count is another than ours (this spool was lost once): everything here moves behind
+    /// `last_applied`, in order. The caller knows that none of it was applied.
+    pub(crate) fn continue_after(&self, last_applied: u64) -> io::Result<()> {
+        let mut state = self.lock();
+        let numbers: Vec<u64> = state.sealed.keys().copied().collect();
+        let open = state.open.number;
+        info!(last_applied, segments = numbers.len(), "usage batches are numbered anew");
+        let first = last_applied + 1;
+        let moves: Vec<(u64, u64)> = numbers.iter().copied().zip(first..).collect();
+        let new_open = first + moves.len() as u64;
+        // Upwards from the top, downwards from the bottom: no name is ever taken twice.
+        if new_open > open {
+            self.rename_open(&mut state, new_open)?;
+            moves.iter().rev().try_for_each(|pair| self.rename_sealed(*pair))?;
+        } else {
+            moves.iter().try_for_each(|pair| self.rename_sealed(*pair))?;
+            self.rename_open(&mut state, new_open)?;
+        }
+        sync_folder(&self.folder)?;
+        state.sealed = moves.iter().map(|(old, new)| (*new, state.sealed.get(old).copied().unwrap_or(0))).collect();
+        Ok(())
+    }
+
+    fn rename_open(&self, state: &mut State, number: u64) -> io::Result<()> {
+        fs::rename(open_path(&self.folder, state.open.number), open_path(&self.folder, number))?;
+        state.open.number = number;
+        Ok(())
+    }
+
+    fn rename_sealed(&self, (old, new): (u64, u64)) -> io::Result<()> {
+        let (from, to) = (sealed_path(&self.folder, old), sealed_path(&self.folder, new));
+        if old == new {
+            return Ok(());
+        }
+        if to.try_exists()? {
+            return Err(io::Error::other(format!("{} is in the way", to.display())));
+        }
+        fs::rename(from, to)
+    }
+
+    /// Returns when a segment may have been sealed since the last call.
+    pub(crate) async fn until_sealed(&self) {
+        self.sealed.notified().await;
+    }
+}
+
+impl State {
+    fn append(&mut self, records: impl IntoIterator<Item = Record>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for record in records {
+            segment::encode(&record, &mut bytes);
+        }
+        if let Err(error) = (&*self.open.file).write_all(&bytes) {
+            // Half a record would hide all that come after it.
+            self.open.file.set_len(self.open.length)?;
+            return Err(error);
+        }
+        self.open.length += bytes.len() as u64;
+        self.written += 1;
+        Ok(())
+    }
+
+    fn owe(&mut self, served: &Served) {
+        let key = batch::key(served);
+        if self.owed.len() >= MAX_OWED && !self.owed.contains_key(&key) {
+            error!(site = served.site_id, bytes = served.bytes, "usage of a reader is lost: no disk and no room in memory");
+            return;
+        }
+        let sum = self.owed.entry(key).or_default();
+        *sum = (sum.0 + served.requests, sum.1 + served.bytes);
+    }
+
+    fn settle(&mut self) {
+        while let Some((key, amount)) = self.owed.pop_first() {
+            let served = batch::served(key, amount);
+            if self.append([Record::from(served.clone())]).is_err() {
+                return self.owe(&served);
+            }
+        }
+    }
+}
+
+impl Open {
+    fn at(folder: &Path, number: u64) -> io::Result<Self> {
+        let path = open_path(folder, number);
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let length = cut_torn_tail(&path)?;
+        Ok(Self { number, file: Arc::new(file), length })
+    }
+}
+
+fn open_path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:020}.open"))
+}
+
+fn sealed_path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:020}.sealed"))
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Numbers of the open segments, in order, and the sealed ones with their bytes. Other files are not ours.
+fn listing(folder: &Path) -> io::Result<(Vec<u64>, BTreeMap<u64, u64>)> {
+    let (mut open, mut sealed) = (Vec::new(), BTreeMap::new());
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some((number, kind)) = name.to_str().and_then(|name| name.split_once('.')) else { continue };
+        let Ok(number) = number.parse() else { continue };
+        match kind {
+            "open" => open.push(number),
+            "sealed" => drop(sealed.insert(number, entry.metadata()?.len())),
+            _ => {}
+        }
+    }
+    open.sort_unstable();
+    Ok((open, sealed))
+}
+
+/// Leaves only whole records in the file; returns its length.
+fn cut_torn_tail(path: &Path) -> io::Result<u64> {
+    let bytes = fs::read(path)?;
+    let (_, good) = segment::decode(&bytes);
+    if good < bytes.len() {
+        warn!(path = %path.display(), bytes = bytes.len() - good, "cut off the torn end of a usage segment");
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(good as u64)?;
+        file.sync_all()?;
+    }
+    Ok(good as u64)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+use umbel_wire::control::BatchAck;
+
+use super::{segment::Entry, *};
+
+fn usage(path: &str, bytes: u64) -> Served {
+    Served { hour: 3600, site_id: "s".into(), path: path.into(), status: 200, requests: 1, bytes }
+}
+
+fn receipt(ticket: u8, bytes: u64) -> Received {
+    Received { ticket_id: vec![ticket; 16].into(), issuer: "e".into(), bytes, ..Received::default() }
+}
+
+fn spool(folder: &Path) -> Spool {
+    Spool::open(folder, 1 << 20).unwrap()
+}
+
+fn sum(batch: &Batch) -> u64 {
+    batch.served.iter().map(|served| served.bytes).sum()
+}
+
+/// Seals and takes out everything there is: numbers and bytes of each batch.
+fn drain(spool: &Spool) -> Vec<(u64, u64)> {
+    spool.seal().unwrap();
+    let mut batches = Vec::new();
+    while let Some(batch) = spool.oldest().unwrap() {
+        batches.push((batch.number, sum(&batch)));
+        spool.acknowledged(batch.number).unwrap();
+    }
+    batches
+}
+
+#[test]
+fn numbers_go_on_where_they_stopped_and_content_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = spool(folder.path());
+    first.served(usage("/a", 1));
+    first.seal().unwrap();
+    let sent = first.oldest().unwrap().unwrap();
+    first.served(usage("/a", 10));
+    drop(first);
+    // Sent, not acknowledged, killed: the same number is the same content.
+    let second = spool(folder.path());
+    assert_eq!(second.oldest().unwrap().unwrap(), sent);
+    assert_eq!(drain(&second), [(1, 1), (2, 10)]);
+    drop(second);
+    // Everything acknowledged, killed: the count is still there.
+    let third = spool(folder.path());
+    third.served(usage("/a", 100));
+    assert_eq!(drain(&third), [(3, 100)]);
+}
+
+#[test]
+fn a_kill_in_the_middle_of_sealing_loses_and_repeats_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = spool(folder.path());
+    first.served(usage("/a", 1));
+    drop(first);
+    // As far as `seal` gets before it renames.
+    fs::write(open_path(folder.path(), 2), b"").unwrap();
+    let second = spool(folder.path());
+    second.served(usage("/a", 10));
+    assert_eq!(drain(&second), [(1, 1), (2, 10)]);
+}
+
+#[test]
+fn sums_and_maxima() {
+    let records = vec![
+        usage("/a", 1).into(),
+        receipt(1, 5).into(),
+        usage("/a", 2).into(),
+        receipt(1, 9).into(),
+        receipt(1, 7).into(),
+        receipt(2, 1).into(),
+        usage("/b", 4).into(),
+    ];
+    let batch = batch::build(7, records);
+    let served: Vec<_> = batch.served.iter().map(|served| (served.path.as_str(), served.requests, served.bytes)).collect();
+    assert_eq!(served, [("/a", 2, 3), ("/b", 1, 4)]);
+    assert_eq!(batch.received.iter().map(|received| received.bytes).collect::<Vec<_>>(), [9, 1]);
+}
+
+#[tokio::test]
+async fn a_full_spool_refuses_receipts_and_keeps_taking_readers() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Arc::new(Spool::open(folder.path(), 60).unwrap());
+    let end = CancellationToken::new();
+    let running = tokio::spawn(spool.clone().run(end.clone()));
+    spool.received(vec![receipt(1, 1)]).await.unwrap();
+    spool.served(usage("/a", 100));
+    spool.served(usage("/a", 10));
+    assert!(matches!(spool.received(vec![receipt(2, 1)]).await, Err(SpoolError::Full)));
+    end.cancel();
+    running.await.unwrap();
+    spool.seal().unwrap();
+    let batch = spool.oldest().unwrap().unwrap();
+    assert_eq!((batch.received.len(), sum(&batch)), (1, 110));
+}
+
+#[tokio::test]
+async fn receipts_wait_for_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Arc::new(spool(folder.path()));
+    let mut waiting = std::pin::pin!(spool.received(vec![receipt(1, 1)]));
+    assert!(futures::poll!(waiting.as_mut()).is_pending(), "nobody has synced");
+    spool.sync().unwrap();
+    waiting.await.unwrap();
+}
+
+#[test]
+fn a_broken_spool_acknowledges_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    spool.broken.store(true, Ordering::Release);
+    let outcome = futures::executor::block_on(spool.received(vec![receipt(1, 1)]));
+    assert!(matches!(outcome, Err(SpoolError::Disk(_))));
+}
+
+#[test]
+fn a_spool_that_was_lost_continues_the_old_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    for bytes in [1, 10] {
+        spool.served(usage("/a", bytes));
+        spool.seal().unwrap();
+    }
+    spool.served(usage("/a", 100));
+    spool.continue_after(57).unwrap();
+    assert_eq!(drain(&spool), [(58, 1), (59, 10), (60, 100)]);
+    spool.served(usage("/a", 1000));
+    spool.seal().unwrap();
+    spool.continue_after(4).unwrap();
+    assert_eq!(drain(&spool), [(5, 1000)]);
+}
+
+#[tokio::test]
+async fn answers_of_the_control_plane() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Arc::new(spool(folder.path()));
+    let settle = |number, ack| send::settle(&spool, number, ack);
+    for bytes in [1, 10] {
+        spool.served(usage("/a", bytes));
+        spool.seal().unwrap();
+    }
+    assert!(settle(1, Err(tonic::Status::unavailable("away"))).await.is_err());
+    settle(1, Ok(BatchAck { last_applied: 1 })).await.unwrap();
+    assert!(settle(2, Err(tonic::Status::failed_precondition("waiting for 2, the last applied is 1"))).await.is_err());
+    assert_eq!(spool.oldest().unwrap().unwrap().number, 2, "still there");
+    settle(2, Err(tonic::Status::failed_precondition("last applied: 0"))).await.unwrap();
+    assert_eq!(spool.oldest().unwrap().unwrap().number, 1, "the control plane was restored from before");
+    settle(1, Ok(BatchAck { last_applied: 9 })).await.unwrap();
+    assert_eq!(drain(&spool), [(10, 10)]);
+}
+
+#[test]
+fn every_cut_leaves_the_whole_records_before_it() {
+    let mut bytes = Vec::new();
+    let mut ends = vec![0];
+    for length in [1u64, 2000, 3] {
+        segment::encode(&usage(&"p".repeat(length as usize % 70), length).into(), &mut bytes);
+        ends.push(bytes.len());
+    }
+    for cut in 0..=bytes.len() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(open_path(folder.path(), 1), &bytes[..cut]).unwrap();
+        let spool = spool(folder.path());
+        let whole = ends.iter().filter(|end| **end <= cut && **end > 0).count();
+        spool.served(usage("/new", 7));
+        spool.seal().unwrap();
+        let batch = spool.oldest().unwrap().unwrap();
+        let requests: u64 = batch.served.iter().map(|served| served.requests).sum();
+        assert_eq!(requests, whole as u64 + 1, "cut at {cut}");
+    }
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let served = ("[a-z/]{0,40}", any::<u64>()).prop_map(|(path, bytes)| usage(&path, bytes).into());
+    prop_oneof![served, (any::<u8>(), any::<u64>()).prop_map(|(ticket, bytes)| receipt(ticket, bytes).into())]
+}
+
+proptest! {
+    #[test]
+    fn torn_or_damaged_segments_give_a_prefix(
+        records in proptest::collection::vec(any_record(), 0..8),
+        cut in any::<proptest::sample::Index>(),
+        damage in proptest::option::of((any::<proptest::sample::Index>(), 1u8..)),
+    ) {
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| segment::encode(record, &mut bytes));
+        bytes.truncate(cut.index(bytes.len() + 1));
+        if let (Some((at, mask)), false) = (damage, bytes.is_empty()) {
+            let at = at.index(bytes.len());
+            bytes[at] ^= mask;
+        }
+        let (found, good) = segment::decode(&bytes);
+        prop_assert!(good <= bytes.len());
+        prop_assert_eq!(&found[..], &records[..found.len()]);
+    }
+
+    #[test]
+    fn garbage_does_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let (found, good) = segment::decode(&bytes);
+        prop_assert!(good <= bytes.len());
+        let entries = found.iter().filter(|record| matches!(record.entry, Some(Entry::Served(_)))).count();
+        prop_assert!(entries <= found.len());
+    }
+}

@@ -1,0 +1,257 @@
+//! Readers over HTTP/1.1 and HTTP/2.
+
+use std::sync::atomic::Ordering;
+
+use http::{Method, StatusCode, header};
+use reqwest::Client;
+use umbel_service::unix_now;
+
+use crate::network::{Network, PRIVATE, SITE, content, grant};
+
+const BIG: usize = 5 * 64 * 1024 + 1;
+
+async fn get(client: &Client, url: &str, fields: &[(&str, &str)]) -> reqwest::Response {
+    let request = fields.iter().fold(client.get(url), |request, (name, value)| request.header(*name, *value));
+    request.send().await.unwrap()
+}
+
+fn field<'a>(response: &'a reqwest::Response, name: &str) -> &'a str {
+    response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn whole_objects_and_their_fields() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    let own = [("cache-control", "max-age=5"), ("content-language", "de"), ("etag", "\"forged\"")];
+    let version = network.origin.put(SITE, "/own", b"x", &own);
+    network.origin.put(SITE, "/a b/ü", b"y", &[]);
+    network.origin.put(SITE, "/index.html", b"home", &[]);
+    network.origin.put(SITE, "/empty", b"", &[]);
+    network.origin.put(SITE, "/big", &content(BIG), &[]);
+    for h2 in [false, true] {
+        let client = network.client(&edge, h2);
+        let response = get(&client, "https://docs.test/own", &[]).await;
+        assert_eq!(field(&response, "etag"), format!("\"{version}\""));
+        assert_eq!(field(&response, "cache-control"), "max-age=5");
+        assert_eq!(field(&response, "content-language"), "de");
+        assert_eq!(field(&response, "content-type"), "text/plain");
+        assert_eq!(field(&response, "last-modified"), "Sun, 09 Sep 2001 01:46:40 GMT");
+        assert_eq!(field(&response, "accept-ranges"), "bytes");
+        assert!(response.headers().contains_key("age"));
+        let response = get(&client, "https://docs.test/a%20b/%C3%BC", &[]).await;
+        assert_eq!(field(&response, "cache-control"), "max-age=60");
+        assert_eq!(response.text().await.unwrap(), "y");
+        assert_eq!(get(&client, "https://docs.test/", &[]).await.text().await.unwrap(), "home");
+        let response = get(&client, "https://docs.test/empty", &[]).await;
+        assert_eq!((response.status(), response.content_length()), (StatusCode::OK, Some(0)));
+        let response = get(&client, "https://docs.test/big", &[]).await;
+        let expected = if h2 { "umbel-edge; hit" } else { "umbel-edge; fwd=miss; stored" };
+        assert!(field(&response, "cache-status").starts_with(expected), "{}", field(&response, "cache-status"));
+        assert_eq!(response.bytes().await.unwrap(), content(BIG));
+        let head = client.head("https://docs.test/big").send().await.unwrap();
+        assert_eq!(field(&head, "content-length"), BIG.to_string());
+        assert!(head.bytes().await.unwrap().is_empty());
+    }
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn ranges_and_preconditions() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    let whole = content(BIG);
+    let tag = format!("\"{}\"", network.origin.put(SITE, "/big", &whole, &[]));
+    let client = network.client(&edge, false);
+    let url = "https://docs.test/big";
+    for (range, expected) in [
+        ("bytes=0-0", 0..1),
+        ("bytes=65530-65541", 65530..65542),
+        ("bytes=65536-", 65536..BIG),
+        ("bytes=-1", BIG - 1..BIG),
+        ("bytes=0-", 0..BIG),
+    ] {
+        let response = get(&client, url, &[("range", range)]).await;
+        assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT, "{range}");
+        let shown = format!("bytes {}-{}/{BIG}", expected.start, expected.end - 1);
+        assert_eq!(field(&response, "content-range"), shown);
+        assert_eq!(response.bytes().await.unwrap(), whole[expected], "{range}");
+    }
+    let response = get(&client, url, &[("range", "bytes=0-1,65536-65537")]).await;
+    assert!(field(&response, "content-type").starts_with("multipart/byteranges; boundary="));
+    let declared = response.content_length().unwrap();
+    let body = response.bytes().await.unwrap();
+    assert_eq!(body.len() as u64, declared);
+    let text = String::from_utf8_lossy(&body);
+    assert!(text.contains(&format!("Content-Range: bytes 65536-65537/{BIG}")), "{text}");
+    let response = get(&client, url, &[("range", "bytes=999999999-")]).await;
+    assert_eq!(response.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(field(&response, "content-range"), format!("bytes */{BIG}"));
+    let response = get(&client, url, &[("if-none-match", &tag)]).await;
+    assert_eq!((response.status(), field(&response, "etag")), (StatusCode::NOT_MODIFIED, tag.as_str()));
+    let response = get(&client, url, &[("if-range", "\"other\""), ("range", "bytes=0-0")]).await;
+    assert_eq!((response.status(), response.bytes().await.unwrap().len()), (StatusCode::OK, BIG));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_readers_of_a_cold_object_are_one_fill_a_chunk() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    let whole = content(BIG);
+    network.origin.put(SITE, "/cold", &whole, &[]);
+    let client = network.client(&edge, true);
+    let reads = (0..1000).map(|_| async { get(&client, "https://docs.test/cold", &[]).await.bytes().await.unwrap() });
+    let bodies = futures::future::join_all(reads).await;
+    assert!(bodies.iter().all(|body| *body == whole));
+    assert_eq!(network.origin.resolves.load(Ordering::SeqCst), 1);
+    assert_eq!(network.origin.chunks.load(Ordering::SeqCst), 6);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_cached_survives_origin_and_restart() {
+    let (mut network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    let whole = content(BIG);
+    network.origin.put(SITE, "/warm", &whole, &[]);
+    let client = network.client(&edge, false);
+    let read = get(&client, "https://docs.test/warm", &[]).await.bytes().await.unwrap();
+    assert_eq!(read, whole);
+    network.stop_origin().await;
+    let response = get(&client, "https://docs.test/never-seen", &[]).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key(header::RETRY_AFTER));
+    edge.stop().await;
+    let edge = network.edge("e1", state.path()).await;
+    let client = network.client(&edge, false);
+    let read = get(&client, "https://docs.test/warm", &[]).await.bytes().await.unwrap();
+    assert_eq!(read, whole);
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn edges_share_fills() {
+    let network = Network::new().await;
+    let states = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let one = network.edge("e1", states[0].path()).await;
+    let two = network.edge("e2", states[1].path()).await;
+    let whole = content(40 * 64 * 1024);
+    network.origin.put(SITE, "/shared", &whole, &[]);
+    for edge in [&one, &two] {
+        let client = network.client(edge, true);
+        assert_eq!(get(&client, "https://docs.test/shared", &[]).await.bytes().await.unwrap(), whole);
+    }
+    assert_eq!(network.origin.chunks.load(Ordering::SeqCst), 40, "each chunk left the origin once");
+    assert!(one.fills().1 + two.fills().1 >= 40, "each edge has asked the other for its chunks");
+    two.stop().await;
+    network.origin.put(SITE, "/alone", &whole, &[]);
+    let client = network.client(&one, true);
+    assert_eq!(get(&client, "https://docs.test/alone", &[]).await.bytes().await.unwrap(), whole, "without the other");
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn corrupt_chunks_are_never_served() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    network.origin.put(SITE, "/bad", &content(BIG), &[]);
+    network.origin.corrupt.store(true, Ordering::SeqCst);
+    let client = network.client(&edge, false);
+    assert_eq!(get(&client, "https://docs.test/bad", &[]).await.status(), StatusCode::BAD_GATEWAY);
+    network.origin.corrupt.store(false, Ordering::SeqCst);
+    let read = get(&client, "https://docs.test/bad", &[]).await.bytes().await.unwrap();
+    assert_eq!(read, content(BIG));
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn private_sites_need_a_grant_and_fetch_nothing_without() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    network.origin.put(PRIVATE, "/a/secret", b"s", &[]);
+    let client = network.client(&edge, true);
+    let (later, past) = (unix_now() + 100, unix_now() - 1);
+    let bearer = |grant: String| format!("Bearer {grant}");
+    let url = "https://private.test/a/secret";
+    for (authorization, expected) in [
+        (String::new(), StatusCode::UNAUTHORIZED),
+        ("Basic eDp5".into(), StatusCode::UNAUTHORIZED),
+        (bearer("nonsense".into()), StatusCode::FORBIDDEN),
+        (bearer(grant("/b", later)), StatusCode::FORBIDDEN),
+        (bearer(grant("/a", past)), StatusCode::FORBIDDEN),
+    ] {
+        let response = get(&client, url, &[("authorization", &authorization)]).await;
+        assert_eq!(response.status(), expected, "{authorization}");
+        let challenged = response.headers().contains_key(header::WWW_AUTHENTICATE);
+        assert_eq!(challenged, expected == StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(network.origin.resolves.load(Ordering::SeqCst), 0);
+    let response = get(&client, url, &[("authorization", &bearer(grant("/a", later)))]).await;
+    assert_eq!(response.text().await.unwrap(), "s");
+    let with_query = format!("{url}?umbel_grant={}", grant("/", later));
+    assert_eq!(get(&client, &with_query, &[]).await.text().await.unwrap(), "s");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn bad_requests_get_reasons() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    network.origin.put(SITE, "/x", b"x", &[]);
+    let client = network.client(&edge, false);
+    let long = format!("/{}", "a".repeat(20_000));
+    let longest = format!("/{}", "a".repeat(100_000));
+    for (path, expected) in [
+        ("/x%2Fy", StatusCode::BAD_REQUEST),
+        ("/x%00y", StatusCode::BAD_REQUEST),
+        ("/%FF", StatusCode::BAD_REQUEST),
+        ("/%2e%2e%5cx/%zz", StatusCode::BAD_REQUEST),
+        ("/none", StatusCode::NOT_FOUND),
+        ("/.well-known/umbel/v1/x", StatusCode::NOT_FOUND),
+        (&long, StatusCode::URI_TOO_LONG),
+    ] {
+        let response = get(&client, &format!("https://docs.test{path}"), &[]).await;
+        assert_eq!(response.status(), expected, "{path:.40}");
+    }
+    assert_eq!(raw(&network, &edge, "docs.test", "/../etc/passwd").await, 400);
+    assert_eq!(raw(&network, &edge, "docs.test", "/%2e%2e/etc/passwd").await, 400);
+    assert_eq!(raw(&network, &edge, "docs.test", &longest).await, 414);
+    assert_eq!(raw(&network, &edge, "other.test", "/x").await, 421);
+    assert_eq!(raw(&network, &edge, "b@d", "/x").await, 400);
+    let response = client.request(Method::POST, "https://docs.test/x").body("y").send().await.unwrap();
+    assert_eq!((response.status(), field(&response, "allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD"));
+    edge.stop().await;
+}
+
+/// The status of a request that no client library would send.
+async fn raw(network: &Network, edge: &umbel_edge::Edge, host: &str, path: &str) -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut tls = umbel_service::tls::client(&network.authority.pem, None).unwrap();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls));
+    let tcp = tokio::net::TcpStream::connect(edge.ports().public).await.unwrap();
+    let mut stream = connector.connect("docs.test".try_into().unwrap(), tcp).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer)[9..].trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_new_version_replaces_the_old_one_when_the_answer_is_too_old() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    for site in &mut network.snapshot.lock().unwrap().sites {
+        site.policy.as_mut().unwrap().lookup_ttl_ms = 0;
+    }
+    let edge = network.edge("e1", state.path()).await;
+    network.origin.put(SITE, "/x", b"old", &[]);
+    let client = network.client(&edge, false);
+    assert_eq!(get(&client, "https://docs.test/x", &[]).await.text().await.unwrap(), "old");
+    network.origin.put(SITE, "/x", b"new", &[]);
+    assert_eq!(get(&client, "https://docs.test/x", &[]).await.text().await.unwrap(), "new");
+    network.origin.remove(SITE, "/x");
+    assert_eq!(get(&client, "https://docs.test/x", &[]).await.status(), StatusCode::NOT_FOUND);
+    edge.stop().await;
+}
