@@ -194,7 +194,7 @@ impl Agent {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let tls = tls::client(&identity.enrolled().ca_pem, None)?;
         let store = open_store(&config).await?;
-        let edges = Edges::new(config.state.clone(), identity.clone(), tls, tasks.clone(), stop.clone());
+        let edges = Edges::new(&config.state, identity.clone(), tls, tasks.clone(), stop.clone());
         edges.warm_up();
         let endpoint = if config.peers { Some(endpoint::bind(&config, &identity).await?) } else { None };
         let (foreign, foreign_queue) = mpsc::channel(FOREIGN_RECEIPTS);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_content::ManifestId;
 use umbel_service::client::{self, HttpClient};
-use umbel_wire::agent::{Fleet, from_edge::Message as News};
+use umbel_wire::agent::from_edge::Message as News;
 use url::{Host, Url};
 
 use crate::{
@@ -33,28 +33,24 @@ pub(crate) struct Edges(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    state: PathBuf,
     identity: Identity,
     tls: ClientConfig,
     http: HttpClient,
     known: Mutex<HashMap<String, Edge>>,
-    fleet: watch::Sender<Arc<fleet::Edges>>,
+    fleet: fleet::Known,
     /// Changes whenever a session comes or goes.
     changes: watch::Sender<u64>,
     rooms: Mutex<HashMap<ManifestId, mpsc::Sender<News>>>,
     news: mpsc::Sender<News>,
-    fleets: mpsc::Sender<Fleet>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Edges {
-    pub(crate) fn new(state: PathBuf, identity: Identity, tls: ClientConfig, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub(crate) fn new(state: &Path, identity: Identity, tls: ClientConfig, tasks: TaskTracker, stop: CancellationToken) -> Self {
         let (news, news_queue) = mpsc::channel(NEWS_QUEUE);
-        let (fleets, fleet_queue) = mpsc::channel(4);
         let edges = Self(Arc::new(Inner {
-            fleet: watch::Sender::new(Arc::new(fleet::Edges::load(&state))),
-            state,
+            fleet: fleet::Known::load(state),
             identity,
             http: client::http(tls.clone()),
             tls,
@@ -62,25 +58,11 @@ impl Edges {
             changes: watch::Sender::new(0),
             rooms: Mutex::default(),
             news,
-            fleets,
             tasks,
             stop,
         }));
-        edges.0.tasks.spawn(edges.clone().follow(fleet_queue));
         edges.0.tasks.spawn(edges.clone().route(news_queue));
         edges
-    }
-
-    async fn follow(self, mut fleets: mpsc::Receiver<Fleet>) {
-        loop {
-            let fleet = tokio::select! { () = self.0.stop.cancelled() => return, Some(fleet) = fleets.recv() => fleet };
-            let known = Fleet { edges: self.fleet().edges.clone() };
-            if !fleet.edges.is_empty() && fleet != known {
-                let edges = fleet::Edges::new(fleet);
-                edges.save(&self.0.state);
-                self.0.fleet.send_replace(Arc::new(edges));
-            }
-        }
     }
 
     async fn route(self, mut news: mpsc::Receiver<News>) {
@@ -112,11 +94,11 @@ impl Edges {
     }
 
     pub(crate) fn fleet(&self) -> Arc<fleet::Edges> {
-        self.0.fleet.borrow().clone()
+        self.0.fleet.now()
     }
 
     pub(crate) fn watch_fleet(&self) -> watch::Receiver<Arc<fleet::Edges>> {
-        self.0.fleet.subscribe()
+        self.0.fleet.watch()
     }
 
     pub(crate) fn watch_sessions(&self) -> watch::Receiver<u64> {
@@ -142,7 +124,7 @@ impl Edges {
             state,
             errands: queue,
             news: self.0.news.clone(),
-            fleet: self.0.fleets.clone(),
+            fleet: self.0.fleet.clone(),
             stop: self.0.stop.clone(),
         }));
         self.0.tasks.spawn(announce(watched, self.clone()));

@@ -1,9 +1,10 @@
 //! The edges of the installation, as the last edge that we spoke to sees them: where they are, and the keys that check their tickets.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message;
+use tokio::sync::watch;
 use umbel_service::files;
 use umbel_wire::{
     agent::{Edge, Fleet},
@@ -54,6 +55,37 @@ impl Edges {
         // Stable: all but the first stay in order.
         order.sort_by_key(|id| *id != home);
         order.into_iter().filter_map(|id| self.by_id(id).cloned()).collect()
+    }
+}
+
+/// The fleet as it is known now; whoever follows it sees it change.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    state: Arc<Path>,
+    now: watch::Sender<Arc<Edges>>,
+}
+
+impl Known {
+    pub(crate) fn load(state: &Path) -> Self {
+        Self { state: state.into(), now: watch::Sender::new(Arc::new(Edges::load(state))) }
+    }
+
+    pub(crate) fn now(&self) -> Arc<Edges> {
+        self.now.borrow().clone()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Edges>> {
+        self.now.subscribe()
+    }
+
+    /// An edge says what the fleet is.
+    pub(crate) fn learn(&self, fleet: Fleet) {
+        if fleet.edges.is_empty() || fleet.edges == self.now().edges {
+            return;
+        }
+        let edges = Edges::new(fleet);
+        edges.save(&self.state);
+        self.now.send_replace(Arc::new(edges));
     }
 }
 

@@ -180,8 +180,8 @@ mod tests {
         check("http://s.test/a", Err("not an https URL: http://s.test/a"));
         check("s.test/a", Err("not an https URL: s.test/a"));
         check("https:///a", Ok("/a"));
-        check("https://s.test/a/../b", Err("path has a `.` or `..` segment"));
-        check("https://s.test/a/%2e%2e/b", Err("path has a `.` or `..` segment"));
+        check("https://s.test/a/../b", Err("path has a segment . or .."));
+        check("https://s.test/a/%2e%2e/b", Err("path has a segment . or .."));
         check("https://s.test/a%2fb", Err("path has an encoded slash"));
         check("https://s.test/a%00b", Err("path has a control character"));
         check(&format!("https://s.test/{}", "a".repeat(100_000)), Err("path is too long: at most 1024 bytes after decoding"));

@@ -16,6 +16,7 @@ use crate::{edge::Edge, edges::Edges, store::Version};
 
 /// Chunks are announced together.
 const HAVE_INTERVAL: Duration = Duration::from_millis(200);
+const ADDRESS_PATIENCE: Duration = Duration::from_millis(300);
 /// A home edge that has been silent for this long while connecting is passed over.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -46,6 +47,7 @@ impl Presence {
         let mut joined: Option<Joined> = None;
         let mut sessions = self.edges.watch_sessions();
         let mut held = self.version.watch_held();
+        self.address_known().await;
         let started = tokio::time::Instant::now();
         loop {
             sessions.borrow_and_update();
@@ -68,6 +70,15 @@ impl Presence {
         }
         if let Some(joined) = joined {
             joined.edge.tell(message(Message::Leave(Leave { manifest_id: self.id() }))).await;
+        }
+    }
+
+    /// A peer that is introduced without an address is of no use; so the first Join waits for one, but not long.
+    async fn address_known(&mut self) {
+        let known = self.address.wait_for(|address| !address.direct.is_empty() || !address.relay_url.is_empty());
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            _in_time = tokio::time::timeout(ADDRESS_PATIENCE, known) => {}
         }
     }
 

@@ -12,14 +12,14 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 use umbel_wire::{
     agent::{
-        Challenge, Fleet, FromAgent, FromEdge, Heartbeat, Hello, Proof, Welcome, agents_client::AgentsClient,
+        Challenge, FromAgent, FromEdge, Heartbeat, Hello, Proof, Welcome, agents_client::AgentsClient,
         from_agent::Message as Up, from_edge::Message as Down,
     },
     session,
 };
 
 use super::{EdgeError, Session, SessionState};
-use crate::identity::Identity;
+use crate::{fleet, identity::Identity};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ pub(crate) struct Errand {
     pub(crate) errands: mpsc::Receiver<FromAgent>,
     /// News for downloads.
     pub(crate) news: mpsc::Sender<Down>,
-    pub(crate) fleet: mpsc::Sender<Fleet>,
+    pub(crate) fleet: fleet::Known,
     pub(crate) stop: CancellationToken,
 }
 
@@ -86,7 +86,7 @@ async fn run(errand: &mut Errand) -> End {
     };
     if let Some(fleet) = welcome.fleet {
         // Before the session counts as open: tickets are checked with the fleet's keys.
-        let _closing = errand.fleet.send(fleet).await;
+        errand.fleet.learn(fleet);
     }
     let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
     debug!(edge = %errand.url, edge_id, observed = welcome.observed_address, "session");
@@ -159,7 +159,7 @@ async fn handle(errand: &Errand, received: Result<Option<FromEdge>, Status>) -> 
         Err(status) => return Some(End::Lost(refusal(errand, &status))),
     };
     match message {
-        Some(Down::Fleet(fleet)) => drop(errand.fleet.send(fleet).await),
+        Some(Down::Fleet(fleet)) => errand.fleet.learn(fleet),
         Some(Down::Goodbye(goodbye)) if goodbye.revoked => return Some(End::Revoked(goodbye.reason)),
         Some(Down::Goodbye(goodbye)) => return Some(End::Lost(unreachable(errand, &goodbye.reason))),
         Some(news @ (Down::Share(_) | Down::Introduction(_) | Down::Departure(_) | Down::Refusal(_))) => {

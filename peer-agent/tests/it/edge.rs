@@ -42,13 +42,13 @@ use umbel_wire::{
     token::{KeySet, Membership, Ticket, TokenSigner},
 };
 
-pub const CHUNK: usize = 64 * 1024;
-pub const EDGE_ID: &str = "edge-1";
+pub(crate) const CHUNK: usize = 64 * 1024;
+pub(crate) const EDGE_ID: &str = "edge-1";
 
-pub struct Object {
-    pub plain: Vec<u8>,
-    pub key: ContentKey,
-    pub manifest: Manifest,
+pub(crate) struct Object {
+    pub(crate) plain: Vec<u8>,
+    pub(crate) key: ContentKey,
+    pub(crate) manifest: Manifest,
     signed: SignedManifest,
     sealed: Vec<Bytes>,
 }
@@ -62,7 +62,7 @@ struct Petal {
 type Outbox = mpsc::Sender<Result<FromEdge, Status>>;
 
 /// Everything that a test looks at or turns.
-pub struct Inner {
+pub(crate) struct Inner {
     signer: TokenSigner,
     membership_keys: KeySet,
     site_key: SigningKey,
@@ -71,32 +71,32 @@ pub struct Inner {
     sessions: Mutex<HashMap<String, ([u8; 32], Outbox)>>,
     petals: Mutex<HashMap<ManifestId, Petal>>,
     /// How often each chunk was served.
-    pub served: Mutex<BTreeMap<u32, u32>>,
+    pub(crate) served: Mutex<BTreeMap<u32, u32>>,
     /// Highest receipt of each ticket, and who sent.
-    pub receipts: Mutex<HashMap<[u8; 16], (u64, Option<[u8; 32]>)>>,
-    pub complaints: Mutex<Vec<Complaint>>,
+    pub(crate) receipts: Mutex<HashMap<[u8; 16], (u64, Option<[u8; 32]>)>>,
+    pub(crate) complaints: Mutex<Vec<Complaint>>,
     /// Chunks that may still be served.
-    pub allowance: Semaphore,
+    pub(crate) allowance: Semaphore,
     /// Someone that everyone is introduced to, as a holder of everything.
-    pub stranger: Mutex<Option<PeerAddress>>,
-    pub joins: watch::Sender<usize>,
+    pub(crate) stranger: Mutex<Option<PeerAddress>>,
+    pub(crate) joins: watch::Sender<usize>,
     count: std::sync::atomic::AtomicU64,
 }
 
 #[derive(Clone)]
-pub struct Edge(pub Arc<Inner>);
+pub(crate) struct Edge(pub(crate) Arc<Inner>);
 
-pub struct Running {
-    pub edge: Edge,
-    pub ca_pem: String,
-    pub url: String,
+pub(crate) struct Running {
+    pub(crate) edge: Edge,
+    pub(crate) ca_pem: String,
+    pub(crate) url: String,
     membership: TokenSigner,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         umbel_service::tls::install_provider();
         let membership = TokenSigner::from_seed("membership", &[1; 32]);
         let inner = Inner {
@@ -129,7 +129,7 @@ impl Running {
         Self { edge, ca_pem, url, membership, stop, task }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.edge.0.sessions.lock().unwrap().clear();
         self.edge.0.petals.lock().unwrap().clear();
         self.stop.cancel();
@@ -137,7 +137,7 @@ impl Running {
     }
 
     /// Writes what enrolment would have written.
-    pub fn enrol(&self, state: &Path, number: u8) -> [u8; 32] {
+    pub(crate) fn enrol(&self, state: &Path, number: u8) -> [u8; 32] {
         let seed = [number; 32];
         let agent = *SigningKey::from_seed(&seed).verifying_key().as_bytes();
         let now = unix_now();
@@ -158,7 +158,7 @@ impl Running {
         agent
     }
 
-    pub fn publish(&self, path: &str, length: usize) -> Arc<Object> {
+    pub(crate) fn publish(&self, path: &str, length: usize) -> Arc<Object> {
         let number = 1 + self.edge.0.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         // Recognisable, and different in every chunk.
         let plain: Vec<u8> = (0..length).map(|at| b"umbel-plaintext-"[at % 16] ^ (at / CHUNK) as u8).collect();
@@ -167,20 +167,20 @@ impl Running {
         object
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }
 
-    pub fn ticket(&self, receiver: [u8; 32], sender: Option<[u8; 32]>, manifest: &Manifest) -> Ticket {
+    pub(crate) fn ticket(&self, receiver: [u8; 32], sender: Option<[u8; 32]>, manifest: &Manifest) -> Ticket {
         self.edge.ticket(receiver, sender, manifest)
     }
 
-    pub fn sign(&self, ticket: &Ticket) -> String {
+    pub(crate) fn sign(&self, ticket: &Ticket) -> String {
         ticket.sign(&self.edge.0.signer)
     }
 
     /// Bytes by edges and bytes by peers, as receipts say.
-    pub fn received(&self) -> (u64, u64) {
+    pub(crate) fn received(&self) -> (u64, u64) {
         let receipts = self.edge.0.receipts.lock().unwrap();
         let sum = |by_peer: bool| receipts.values().filter(|(_, sender)| sender.is_some() == by_peer).map(|(bytes, _)| bytes).sum();
         (sum(false), sum(true))
@@ -323,7 +323,8 @@ impl Edge {
             let manifest = &objects.values().find(|object| object.manifest.id() == ticket.manifest).unwrap().manifest;
             let mut petals = self.0.petals.lock().unwrap();
             let petal = petals.entry(ticket.manifest).or_default();
-            let again = petal.members.insert(agent, (join.clone(), down.clone())).is_some();
+            let before = petal.members.insert(agent, (join.clone(), down.clone()));
+            let again = before.is_some_and(|(before, _)| before.address == join.address);
             self.plan(petal, manifest, join.wants && !again)
         };
         for (outbox, message) in messages {
@@ -341,8 +342,8 @@ impl Edge {
         let parties = wanting.len() + usize::from(stranger.is_some());
         let mut messages = Vec::new();
         for (place, (agent, (_, outbox))) in wanting.iter().enumerate() {
-            let mut share = umbel_content::ChunkSet::new(chunks);
-            (0..chunks).filter(|chunk| *chunk as usize % parties == place).for_each(|chunk| drop(share.insert(ChunkIndex::new(chunk))));
+            let mine = (0..chunks).filter(|chunk| *chunk as usize % parties == place).map(ChunkIndex::new);
+            let share = umbel_content::ChunkSet::from_indices(chunks, mine);
             let chunks = Some(WireSet { bitmap: share.to_bitmap().into() });
             messages.push((outbox.clone(), Down::Share(Share { manifest_id: id.clone(), chunks })));
             let others = petal.members.iter().filter(|(other, _)| *other != *agent).map(|(other, (join, _))| (*other, join.address.clone().unwrap()));

@@ -1,10 +1,8 @@
 //! Peers that no agent of ours would be: they send what is wrong, or nothing, or ask with bad tickets.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::BTreeSet,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +11,7 @@ use iroh::{
     endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, presets},
 };
 use prost::Message;
-use tokio::io::AsyncReadExt;
+use tokio::{io::AsyncReadExt, sync::watch};
 use umbel_agent::Agent;
 use umbel_content::{ChunkIndex, ChunkSet, Manifest, SigningKey};
 use umbel_service::unix_now;
@@ -30,7 +28,7 @@ use umbel_wire::{
 use crate::edge::{Object, Running};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Claims everything, sends noise of the right length.
     Corrupt,
     /// Claims everything, then sends bytes that are no frames.
@@ -42,12 +40,15 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn complaint(self) -> Option<i32> {
-        match self {
-            Self::Corrupt => Some(Reason::CorruptChunk.into()),
-            Self::Garbage => Some(Reason::Protocol.into()),
-            Self::Silent | Self::HangsUp => None,
-        }
+    /// What the edge may hear about it.
+    pub(crate) fn complaints(self) -> BTreeSet<i32> {
+        let reason = match self {
+            Self::Corrupt => Reason::CorruptChunk,
+            Self::Garbage => Reason::Protocol,
+            Self::Silent => Reason::Stalled,
+            Self::HangsUp => return BTreeSet::new(),
+        };
+        BTreeSet::from([reason.into()])
     }
 }
 
@@ -66,16 +67,16 @@ async fn endpoint(seed: u8) -> Endpoint {
         .unwrap()
 }
 
-pub struct Stranger {
+pub(crate) struct Stranger {
     endpoint: Endpoint,
-    pub asked: Arc<AtomicBool>,
+    pub(crate) asked: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Stranger {
-    pub async fn start(kind: Kind, object: Arc<Object>) -> Self {
+    pub(crate) async fn start(kind: Kind, object: Arc<Object>) -> Self {
         let endpoint = endpoint(200).await;
-        let (accepting, asked) = (endpoint.clone(), Arc::new(AtomicBool::new(false)));
+        let (accepting, asked) = (endpoint.clone(), watch::Sender::new(false));
         let seen = asked.clone();
         let task = tokio::spawn(async move {
             while let Some(incoming) = accepting.accept().await {
@@ -88,7 +89,7 @@ impl Stranger {
         Self { endpoint, asked, task }
     }
 
-    pub fn address(&self) -> PeerAddress {
+    pub(crate) fn address(&self) -> PeerAddress {
         PeerAddress {
             peer: self.endpoint.id().as_bytes().to_vec().into(),
             direct: self.endpoint.bound_sockets().iter().map(ToString::to_string).collect(),
@@ -96,7 +97,7 @@ impl Stranger {
         }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.task.abort();
         self.endpoint.close().await;
     }
@@ -108,7 +109,7 @@ async fn misbehave(
     connection: &Connection,
     mut send: SendStream,
     mut receive: RecvStream,
-    asked: &AtomicBool,
+    asked: &watch::Sender<bool>,
 ) {
     let _begin: FromReceiver = read(&mut receive).await.unwrap();
     let layout = object.manifest.layout();
@@ -116,7 +117,7 @@ async fn misbehave(
     write(&mut send, Down::Accept(Accept { have: Some(have) })).await;
     while let Some(FromReceiver { message: Some(message) }) = read(&mut receive).await {
         let Up::Request(Request { chunk }) = message else { continue };
-        asked.store(true, Ordering::Relaxed);
+        asked.send_replace(true);
         match kind {
             Kind::Corrupt => {
                 let length = layout.sealed_len(ChunkIndex::new(chunk)).unwrap();
@@ -179,7 +180,7 @@ fn begin(ticket: String) -> Vec<u8> {
 }
 
 /// Each row: a ticket that is not good, and the reason that the sender gives.
-pub async fn check_refusals(edge: &Running, agent: &Agent, sender: [u8; 32], held: &Manifest, not_held: &Manifest) {
+pub(crate) async fn check_refusals(edge: &Running, agent: &Agent, sender: [u8; 32], held: &Manifest, not_held: &Manifest) {
     let endpoint = endpoint(201).await;
     let me = *SigningKey::from_seed(&[201; 32]).verifying_key().as_bytes();
     let addresses = agent.status().address.iter().map(|text| TransportAddr::Ip(text.parse().unwrap())).collect::<Vec<_>>();
