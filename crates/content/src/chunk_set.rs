@@ -36,8 +36,8 @@ impl ChunkSet {
     #[must_use]
     pub fn full(len: u32) -> Self {
         let mut words = vec![u64::MAX; words_for(len)];
-        if let (Some(last), 1..) = (words.last_mut(), len % 64) {
-            *last = (1 << (len % 64)) - 1;
+        if let Some(last) = words.last_mut() {
+            *last = last_mask(len);
         }
         Self { words, len, count: len }
     }
@@ -63,7 +63,7 @@ impl ChunkSet {
         }
         let mut words: Vec<u64> = bitmap.chunks(8).map(word_of).collect();
         words.resize(words_for(len), 0);
-        if len % 64 != 0 && words.last().is_some_and(|last| last >> (len % 64) != 0) {
+        if words.last().is_some_and(|last| last & !last_mask(len) != 0) {
             return Err(BitmapError::Beyond(len));
         }
         Ok(Self::counted(words, len))
@@ -235,8 +235,8 @@ impl ChunkSet {
 
     fn combine(&mut self, other: &Self, op: impl Fn(u64, u64) -> u64) {
         let mut words: Vec<u64> = self.pairs(other).map(|(a, b)| op(a, b)).collect();
-        if let (Some(last), 1..) = (words.last_mut(), self.len % 64) {
-            *last &= (1 << (self.len % 64)) - 1;
+        if let Some(last) = words.last_mut() {
+            *last &= last_mask(self.len);
         }
         *self = Self::counted(words, self.len);
     }
@@ -257,6 +257,14 @@ impl Extend<ChunkIndex> for ChunkSet {
 
 const fn words_for(len: u32) -> usize {
     len.div_ceil(64) as usize
+}
+
+/// The bits of the last word that stand for chunks.
+const fn last_mask(len: u32) -> u64 {
+    match len % 64 {
+        0 => u64::MAX,
+        bits => (1 << bits) - 1,
+    }
 }
 
 const fn place(chunk: ChunkIndex) -> (usize, u64) {
@@ -354,7 +362,7 @@ mod tests {
             let (x, y) = (set(len, &a), set(other_len, &b));
             let a: BTreeSet<u32> = a.into_iter().filter(|i| *i < len).collect();
             let b: BTreeSet<u32> = b.into_iter().filter(|i| *i < other_len && *i < len).collect();
-            prop_assert_eq!(numbers(x.iter()), a.clone());
+            prop_assert_eq!(&numbers(x.iter()), &a);
             prop_assert_eq!(x.count() as usize, a.len());
             prop_assert_eq!(numbers(x.iter_missing()), (0..len).filter(|i| !a.contains(i)).collect());
             prop_assert_eq!(numbers(x.union(&y).iter()), &a | &b);

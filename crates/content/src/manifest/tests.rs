@@ -139,7 +139,7 @@ fn a_billion_chunks_are_refused_before_memory_is_spent_on_them() {
     };
     check_refused(layout, |e| matches!(e, ManifestError::Layout(LayoutError::TooManyChunks { .. })));
     let oversized = signed(vec![0; MAX_MANIFEST_BYTES + 1]);
-    assert_eq!(verify(oversized.clone()), Err(ManifestError::TooLarge(MAX_MANIFEST_BYTES + 1)));
+    assert_eq!(verify(oversized), Err(ManifestError::TooLarge(MAX_MANIFEST_BYTES + 1)));
     let padded = vec![0; MAX_MANIFEST_BYTES + 257];
     assert_eq!(SignedManifest::decode(padded.as_slice()), Err(ManifestError::TooLarge(padded.len())));
     // Eight million fields that take two bytes each.
