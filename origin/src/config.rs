@@ -89,7 +89,8 @@ impl Config {
 
     fn check_urls(&self, settings: &mut Settings) {
         let s3_scheme = if self.s3_plain { "http" } else { "https" };
-        for (key, text, scheme) in [("s3_url", &self.s3_url, s3_scheme), ("internal_url", &self.internal_url, "https")] {
+        for (key, text, scheme) in [("s3_url", &self.s3_url, s3_scheme), ("internal_url", &self.internal_url, "https")]
+        {
             let fits = url::Url::parse(text).is_ok_and(|url| url.scheme() == scheme && url.has_host());
             if !fits && !text.is_empty() {
                 settings.reject(format!("`{key}`: expected a URL that begins with `{scheme}://` (found `{text}`)"));
@@ -126,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_short_file_is_enough() {
-        let config = read("s3_url = \"https://s3.test:9000\"\ninternal_url = \"https://o.test:9443\"\nstate = \"/s\"").unwrap();
+        let config =
+            read("s3_url = \"https://s3.test:9000\"\ninternal_url = \"https://o.test:9443\"\nstate = \"/s\"").unwrap();
         assert_eq!(config.store, StoreUrl::Folder("/s/store".into()));
         assert_eq!(config.replaced_versions_kept, Duration::from_secs(24 * 3600));
     }
@@ -135,7 +137,13 @@ mod tests {
     fn every_mistake_is_told() {
         let text = "s3_url = \"s3.test\"\nstore = \"gs://x\"\nreplaced_versions_kept = \"soon\"\n[store_s3]\naccess_key_id = \"a\"\n";
         let error = read(text).unwrap_err();
-        for part in ["`s3_url`", "origin.toml:2: `store`", "origin.toml:3: `replaced_versions_kept`", "`internal_url` is missing", "belong together"] {
+        for part in [
+            "`s3_url`",
+            "origin.toml:2: `store`",
+            "origin.toml:3: `replaced_versions_kept`",
+            "`internal_url` is missing",
+            "belong together",
+        ] {
             assert!(error.contains(part), "{part} not in:\n{error}");
         }
     }

@@ -72,13 +72,19 @@ impl Edges {
 
     async fn resolved(&self, request: ResolveRequest) -> Result<ResolveReply, Status> {
         let site = self.site(&request.site_id).ok_or_else(|| Status::not_found("no such site"))?;
-        let path = ObjectPath::from_decoded(&request.path).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let path =
+            ObjectPath::from_decoded(&request.path).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if request.version_id.is_empty() {
             return self.current(&site, path.key(), &request.known_version_id).await;
         }
-        let version = VersionId::try_from(request.version_id.as_ref()).map_err(|_| Status::invalid_argument("not a version id"))?;
+        let version = VersionId::try_from(request.version_id.as_ref())
+            .map_err(|_| Status::invalid_argument("not a version id"))?;
         let record = self.store.version(&site.id, &version).await.map_err(status)?;
-        if record.head.key == path.key() { reply(&site, record) } else { Err(Status::not_found("not a version of this object")) }
+        if record.head.key == path.key() {
+            reply(&site, record)
+        } else {
+            Err(Status::not_found("not a version of this object"))
+        }
     }
 
     async fn current(&self, site: &Site, key: &str, known: &Bytes) -> Result<ResolveReply, Status> {
@@ -133,14 +139,19 @@ fn status(error: StoreError) -> Status {
 }
 
 fn outcome(code: tonic::Code) -> Outcome {
-    if matches!(code, tonic::Code::NotFound | tonic::Code::InvalidArgument) { Outcome::Refused } else { Outcome::Failed }
+    if matches!(code, tonic::Code::NotFound | tonic::Code::InvalidArgument) {
+        Outcome::Refused
+    } else {
+        Outcome::Failed
+    }
 }
 
 #[tonic::async_trait]
 impl content_server::Content for Edges {
     async fn resolve(&self, request: tonic::Request<ResolveRequest>) -> Result<tonic::Response<ResolveReply>, Status> {
         let result = self.resolved(request.into_inner()).await;
-        self.meter.count(Operation::Resolve, result.as_ref().map_or_else(|status| outcome(status.code()), |_| Outcome::Done));
+        self.meter
+            .count(Operation::Resolve, result.as_ref().map_or_else(|status| outcome(status.code()), |_| Outcome::Done));
         result.map(tonic::Response::new)
     }
 }
@@ -174,7 +185,10 @@ async fn edges_only(request: Request, next: Next) -> Response {
         return next.run(request).await;
     }
     warn!(?identity, "refused: only edges may ask an origin for content");
-    let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if grpc {
         Status::permission_denied("only edges may ask an origin for content").into_http()
     } else {

@@ -84,7 +84,9 @@ impl Body {
     fn check_length(&self, ended: bool) -> Result<(), IntakeError> {
         match self.length {
             Some(declared) if self.taken > declared => Err(IntakeError::TooLong { declared }),
-            Some(declared) if ended && self.taken < declared => Err(IntakeError::TooShort { declared, found: self.taken }),
+            Some(declared) if ended && self.taken < declared => {
+                Err(IntakeError::TooShort { declared, found: self.taken })
+            }
             Some(_) | None => Ok(()),
         }
     }

@@ -209,7 +209,8 @@ mod tests {
     fn neighbours_keep_their_order() {
         let long = "n".repeat(511);
         let keys = ["a", "a/b", "a-b", "a0", "a/", "a//", "b!", "b+", "b", "b=", "é", "z/é/x"];
-        let longs = [String::new(), "/x".into(), "-".into(), "é".into(), "aé".into(), "a/".into(), "0".into(), "ab".into()];
+        let longs =
+            [String::new(), "/x".into(), "-".into(), "é".into(), "aé".into(), "a/".into(), "0".into(), "ab".into()];
         let mut all: BTreeSet<String> = keys.iter().map(|key| (*key).to_owned()).collect();
         all.extend(longs.iter().map(|tail| format!("{long}{tail}")));
         for length in [78, 79, 80, 81, 159, 160] {

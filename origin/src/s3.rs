@@ -73,8 +73,11 @@ impl Face {
     fn site(&self, credentials: Option<&Credentials>, bucket: &str) -> S3Result<Site> {
         let installation = self.installation.borrow();
         let credentials = credentials.ok_or_else(|| s3_error!(AccessDenied))?;
-        let credential = installation.s3_credentials.get(&credentials.access_key).ok_or_else(|| s3_error!(AccessDenied))?;
-        let site = installation.site_by_name(bucket).ok_or_else(|| s3_error!(NoSuchBucket, "there is no site of this name"))?;
+        let credential =
+            installation.s3_credentials.get(&credentials.access_key).ok_or_else(|| s3_error!(AccessDenied))?;
+        let site = installation
+            .site_by_name(bucket)
+            .ok_or_else(|| s3_error!(NoSuchBucket, "there is no site of this name"))?;
         if !credential.site_ids.contains(&site.id) {
             return Err(s3_error!(AccessDenied, "this site belongs to another account"));
         }
@@ -87,7 +90,8 @@ impl Face {
     fn own_sites(&self, credentials: Option<&Credentials>) -> S3Result<Vec<String>> {
         let installation = self.installation.borrow();
         let credentials = credentials.ok_or_else(|| s3_error!(AccessDenied))?;
-        let credential = installation.s3_credentials.get(&credentials.access_key).ok_or_else(|| s3_error!(AccessDenied))?;
+        let credential =
+            installation.s3_credentials.get(&credentials.access_key).ok_or_else(|| s3_error!(AccessDenied))?;
         let own = credential.site_ids.iter().filter_map(|id| installation.sites.get(id));
         let mut names: Vec<String> = own.map(|site| site.name.clone()).collect();
         names.sort();
@@ -108,7 +112,11 @@ impl Face {
 }
 
 fn bucket_list(names: Vec<String>) -> ListBucketsOutput {
-    let buckets = names.into_iter().map(|name| Bucket { name: Some(name), creation_date: Some(Timestamp::default()), bucket_region: None });
+    let buckets = names.into_iter().map(|name| Bucket {
+        name: Some(name),
+        creation_date: Some(Timestamp::default()),
+        bucket_region: None,
+    });
     ListBucketsOutput { buckets: Some(buckets.collect()), ..ListBucketsOutput::default() }
 }
 

@@ -90,7 +90,8 @@ impl Origin {
         let meter = Meter::default();
         ops.register(|registry| meter.register(registry));
         let s3_tls = tls::server(identity.certificate.clone(), ClientAuth::None)?;
-        let s3_listener = Listener::bind(config.s3_listen, (!config.s3_plain).then_some(s3_tls), Limits::default()).await?;
+        let s3_listener =
+            Listener::bind(config.s3_listen, (!config.s3_plain).then_some(s3_tls), Limits::default()).await?;
         let internal_tls = tls::server(identity.certificate, ClientAuth::Required(&identity.ca))?;
         let internal_listener = Listener::bind(config.internal_listen, Some(internal_tls), Limits::default()).await?;
         let ops_listener = Listener::bind(config.ops_listen, None, Limits::default()).await?;

@@ -12,6 +12,8 @@
 //! [`crate::sweep`] find it.
 
 mod blob;
+#[cfg(test)]
+mod conformance;
 mod error;
 mod open;
 mod walk;
@@ -107,7 +109,12 @@ impl Store {
     }
 
     /// Bytes of a version's blob.
-    pub(crate) async fn blob_range(&self, site: &str, version: &VersionId, range: Range<u64>) -> Result<Bytes, StoreError> {
+    pub(crate) async fn blob_range(
+        &self,
+        site: &str,
+        version: &VersionId,
+        range: Range<u64>,
+    ) -> Result<Bytes, StoreError> {
         let wanted = range.end - range.start;
         let bytes = self.objects.get_range(&blob_location(site, version), range).await?;
         if bytes.len() as u64 == wanted { Ok(bytes) } else { Err(StoreError::Damaged) }

@@ -46,7 +46,8 @@ impl Sweep {
 
     /// Sweeps again and again until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let pause = (self.keep.replaced.min(self.keep.uploads) / 10).clamp(Duration::from_secs(1), Duration::from_secs(300));
+        let pause =
+            (self.keep.replaced.min(self.keep.uploads) / 10).clamp(Duration::from_secs(1), Duration::from_secs(300));
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -158,7 +159,8 @@ fn remove_staged(folder: &FilePath) {
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() {
             remove_staged(&entry.path());
-        } else if is_staged(&entry.file_name().to_string_lossy()) && is_old(&entry)
+        } else if is_staged(&entry.file_name().to_string_lossy())
+            && is_old(&entry)
             && let Err(error) = std::fs::remove_file(entry.path())
         {
             warn!(file = %entry.path().display(), %error, "cannot remove what a broken write left");
@@ -167,7 +169,8 @@ fn remove_staged(folder: &FilePath) {
 }
 
 fn is_staged(name: &str) -> bool {
-    name.rsplit_once('#').is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    name.rsplit_once('#')
+        .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn is_old(entry: &std::fs::DirEntry) -> bool {

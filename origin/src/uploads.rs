@@ -139,7 +139,13 @@ impl Upload {
     }
 
     /// Takes one part in; the latest of a number counts.
-    pub(crate) async fn put_part(&self, shelf: &Shelf, number: u32, mut body: Body, mut terms: Terms) -> Result<PartName, UploadError> {
+    pub(crate) async fn put_part(
+        &self,
+        shelf: &Shelf,
+        number: u32,
+        mut body: Body,
+        mut terms: Terms,
+    ) -> Result<PartName, UploadError> {
         let _turn = shelf.turn().await?;
         if body.length.is_some_and(|length| length > MAX_PART) {
             return Err(IntakeError::TooLarge.into());
@@ -147,7 +153,8 @@ impl Upload {
         let data = random_name();
         let frames = Frames { key: PartKey::new(&self.key, &data).map_err(StoreError::from)?, next: 0 };
         let work = Work { digests: Digests::new(&terms.expected), seal: frames, piece: FRAME as usize };
-        let mut writer = shelf.store.writer(self.location(&format!("data/{data}")), body.length.unwrap_or(MAX_PART)).await?;
+        let mut writer =
+            shelf.store.writer(self.location(&format!("data/{data}")), body.length.unwrap_or(MAX_PART)).await?;
         let poured = async {
             let first = body.take(work.first_piece()).await?;
             let work = work.pour(&mut body, first, &mut writer).await?;
@@ -191,7 +198,11 @@ impl Upload {
         let parts = self.parts(store).await?;
         let by_number: BTreeMap<u32, &PartName> = parts.iter().map(|part| (part.number, part)).collect();
         let chosen = wanted.iter().map(|(number, etag)| {
-            by_number.get(number).filter(|part| part.etag() == *etag).map(|part| (*part).clone()).ok_or(UploadError::InvalidPart)
+            by_number
+                .get(number)
+                .filter(|part| part.etag() == *etag)
+                .map(|part| (*part).clone())
+                .ok_or(UploadError::InvalidPart)
         });
         let parts = chosen.collect::<Result<Vec<_>, _>>()?;
         if parts.iter().rev().skip(1).any(|part| part.length < MIN_PART) {
@@ -206,10 +217,15 @@ impl Upload {
     pub(crate) fn body(&self, store: &Store, plan: &Plan) -> Result<Body, StoreError> {
         let mut streams = Vec::with_capacity(plan.parts.len());
         for part in &plan.parts {
-            streams.push((PartKey::new(&self.key, &part.data)?, self.location(&format!("data/{}", part.data)), part.length));
+            streams.push((
+                PartKey::new(&self.key, &part.data)?,
+                self.location(&format!("data/{}", part.data)),
+                part.length,
+            ));
         }
         let store = store.clone();
-        let bytes = stream::iter(streams).flat_map(move |(key, location, length)| frames(store.clone(), key, location, length));
+        let bytes =
+            stream::iter(streams).flat_map(move |(key, location, length)| frames(store.clone(), key, location, length));
         Ok(Body::new(bytes.map_err(IntakeError::from).boxed(), Some(plan.length)))
     }
 
@@ -242,7 +258,9 @@ pub(crate) async fn remove_rest(store: &Store, site_id: &str, upload: &str) -> R
 /// All uploads of a site that are going on, by key and id.
 pub(crate) async fn going_on(store: &Store, site: &Site) -> Result<Vec<(Meta, String)>, StoreError> {
     let (ids, _) = found(store.names(&folder(site)).await)?.unwrap_or_default();
-    let metas = ids.into_iter().map(|id| async move { Ok::<_, StoreError>(meta(store, site, &id).await?.map(|meta| (meta, id))) });
+    let metas = ids
+        .into_iter()
+        .map(|id| async move { Ok::<_, StoreError>(meta(store, site, &id).await?.map(|meta| (meta, id))) });
     let metas: Vec<_> = stream::iter(metas).buffer_unordered(METAS).try_collect::<Vec<Option<_>>>().await?;
     let mut uploads: Vec<(Meta, String)> = metas.into_iter().flatten().collect();
     uploads.sort_by(|a, b| (&a.0.key, a.0.begun_ms, &a.1).cmp(&(&b.0.key, b.0.begun_ms, &b.1)));

@@ -5,8 +5,13 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::try_join3, stream, stream::BoxStream};
-use tokio::{sync::{OwnedSemaphorePermit, Semaphore}, time::{Instant, timeout}};
-use umbel_content::{ChunkIndex, ChunkLayout, ChunkName, ContentKey, Draft, MAX_CHUNK_SIZE, ObjectPath, Opener, Sealer, VersionId};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+use umbel_content::{
+    ChunkIndex, ChunkLayout, ChunkName, ContentKey, Draft, MAX_CHUNK_SIZE, ObjectPath, Opener, Sealer, VersionId,
+};
 
 use crate::{
     intake::{Body, Digests, Expected, IntakeError, Seal, Work},
@@ -108,7 +113,13 @@ impl Shelf {
     }
 
     /// Makes `body` the current version of an object. On any error nothing has changed.
-    pub(crate) async fn take_in(&self, site: &Site, label: Label, mut body: Body, mut terms: Terms) -> Result<Head, IntakeError> {
+    pub(crate) async fn take_in(
+        &self,
+        site: &Site,
+        label: Label,
+        mut body: Body,
+        mut terms: Terms,
+    ) -> Result<Head, IntakeError> {
         let _turn = self.turn().await?;
         let started = Instant::now();
         let (layout, first) = layout(&mut body).await?;
@@ -135,11 +146,22 @@ impl Shelf {
         let mark = async {
             if small || started.elapsed() > LONG { self.store.mark(&site.id, &version, now_ms()).await } else { Ok(()) }
         };
-        try_join3(finish_blob(writer, record.head.length), self.store.put_version(&site.id, &version, record.encode()), mark).await?;
+        try_join3(
+            finish_blob(writer, record.head.length),
+            self.store.put_version(&site.id, &version, record.encode()),
+            mark,
+        )
+        .await?;
         self.make_current(site, &version, record, &terms.condition).await
     }
 
-    async fn make_current(&self, site: &Site, version: &VersionId, record: Record, condition: &Condition) -> Result<Head, IntakeError> {
+    async fn make_current(
+        &self,
+        site: &Site,
+        version: &VersionId,
+        record: Record,
+        condition: &Condition,
+    ) -> Result<Head, IntakeError> {
         match self.store.publish(&site.id, &record, condition).await {
             Ok(()) => Ok(record.head),
             Err(error) => {
@@ -153,10 +175,21 @@ impl Shelf {
     }
 
     /// Plaintext bytes of a version; every piece was authenticated before it comes out.
-    pub(crate) fn plaintext(&self, site: &Site, head: &Head, range: Range<u64>) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+    pub(crate) fn plaintext(
+        &self,
+        site: &Site,
+        head: &Head,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
         let (version, layout) = (head.version()?, head.layout()?);
         let key = site.unwrap(&version, &head.wrapped_key)?;
-        let reader = Arc::new(Reader { store: self.store.clone(), site: site.id.clone(), version, layout, opener: Opener::new(&key, version) });
+        let reader = Arc::new(Reader {
+            store: self.store.clone(),
+            site: site.id.clone(),
+            version,
+            layout,
+            opener: Opener::new(&key, version),
+        });
         let pieces = pieces(layout, range).map(move |piece| reader.clone().read(piece));
         Ok(stream::iter(pieces).buffered(2).boxed())
     }
@@ -255,7 +288,8 @@ fn pieces(layout: ChunkLayout, range: Range<u64>) -> impl Iterator<Item = Piece>
     starts.map(move |index| {
         let (first, last) = (range.start.max(index * step), range.end.min((index + 1) * step));
         let size = u64::from(layout.chunk_size());
-        let chunks = u32::try_from(first / size).unwrap_or(u32::MAX)..u32::try_from(last.div_ceil(size)).unwrap_or(u32::MAX);
+        let chunks =
+            u32::try_from(first / size).unwrap_or(u32::MAX)..u32::try_from(last.div_ceil(size)).unwrap_or(u32::MAX);
         let skip = first - u64::from(chunks.start) * size;
         // Both are no more than a step.
         Piece { chunks, skip: skip as usize, length: (last - first) as usize }

@@ -26,7 +26,8 @@ pub(crate) struct Expected {
 impl Expected {
     /// Takes over what came with the trailers of a chunked body.
     pub(crate) fn merge_trailers(&mut self, trailers: &http::HeaderMap) {
-        let read = |name: &str| trailers.get(name).and_then(|value| value.to_str().ok()).map(|text| text.trim().to_owned());
+        let read =
+            |name: &str| trailers.get(name).and_then(|value| value.to_str().ok()).map(|text| text.trim().to_owned());
         let slots = [
             ("x-amz-checksum-crc32", &mut self.crc32),
             ("x-amz-checksum-crc32c", &mut self.crc32c),
@@ -103,7 +104,10 @@ impl Digests {
             ("x-amz-checksum-sha1", &expected.sha1, &sums.checksum_sha1),
             ("x-amz-checksum-sha256", &expected.sha256, &sums.checksum_sha256),
         ];
-        let wrong = pairs.into_iter().find(|(_, expected, found)| expected.is_some() && expected != found).map(|(name, ..)| name);
+        let wrong = pairs
+            .into_iter()
+            .find(|(_, expected, found)| expected.is_some() && expected != found)
+            .map(|(name, ..)| name);
         wrong.map_or(Ok(Digested { md5 }), |name| Err(Mismatch(name)))
     }
 }

@@ -4,11 +4,7 @@ use s3s::{S3Error, s3_error};
 use tracing::warn;
 use umbel_content::PathError;
 
-use crate::{
-    intake::IntakeError,
-    store::StoreError,
-    uploads::UploadError,
-};
+use crate::{intake::IntakeError, store::StoreError, uploads::UploadError};
 
 /// Errors of an object that should be there.
 pub(super) fn no_key(error: StoreError) -> S3Error {

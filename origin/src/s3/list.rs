@@ -100,7 +100,14 @@ impl Default for After {
 }
 
 /// Reads one page of at most `most` keys and prefixes.
-pub(super) async fn page(store: &Store, site: &Site, prefix: &str, delimiter: &str, after: &After, most: usize) -> Result<Page, StoreError> {
+pub(super) async fn page(
+    store: &Store,
+    site: &Site,
+    prefix: &str,
+    delimiter: &str,
+    after: &After,
+    most: usize,
+) -> Result<Page, StoreError> {
     let mut page = Page::default();
     if most == 0 {
         return Ok(page);
@@ -180,9 +187,8 @@ impl Face {
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
         let prefix = input.prefix.clone().unwrap_or_default();
         let after = match (&input.continuation_token, &input.start_after) {
-            (Some(token), _) => {
-                After::from_token(token).ok_or_else(|| s3_error!(InvalidArgument, "this continuation token is not ours"))?
-            }
+            (Some(token), _) => After::from_token(token)
+                .ok_or_else(|| s3_error!(InvalidArgument, "this continuation token is not ours"))?,
             (None, Some(key)) => After::Key(key.clone()),
             (None, None) => After::Start,
         };

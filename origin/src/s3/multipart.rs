@@ -20,7 +20,10 @@ use crate::{
 const SLOW: u64 = 256 * 1024 * 1024;
 
 impl Face {
-    pub(super) async fn begin_upload(&self, request: S3Request<CreateMultipartUploadInput>) -> S3Result<CreateMultipartUploadOutput> {
+    pub(super) async fn begin_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<CreateMultipartUploadOutput> {
         let mut input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
         if input.sse_customer_key.is_some() {
@@ -77,7 +80,8 @@ impl Face {
         }
         let plaintext = self.shelf.plaintext(&from, &head, range).map_err(answer::store)?;
         let terms = Terms::plain(Condition::Always, None);
-        let part = upload.put_part(&self.shelf, number, body_of(plaintext, length), terms).await.map_err(answer::upload)?;
+        let part =
+            upload.put_part(&self.shelf, number, body_of(plaintext, length), terms).await.map_err(answer::upload)?;
         let result = CopyPartResult {
             e_tag: Some(ETag::Strong(part.etag())),
             last_modified: Some(wish::modified(part.at_ms)),
@@ -86,7 +90,10 @@ impl Face {
         Ok(UploadPartCopyOutput { copy_part_result: Some(result), ..UploadPartCopyOutput::default() })
     }
 
-    pub(super) async fn complete_upload(&self, request: S3Request<CompleteMultipartUploadInput>) -> S3Result<CompleteMultipartUploadOutput> {
+    pub(super) async fn complete_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<CompleteMultipartUploadOutput> {
         let input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
         let condition = wish::write_condition(input.if_match, input.if_none_match)?;
@@ -110,7 +117,10 @@ impl Face {
         Ok(CompleteMultipartUploadOutput { future: Some(future), ..CompleteMultipartUploadOutput::default() })
     }
 
-    pub(super) async fn abort_upload(&self, request: S3Request<AbortMultipartUploadInput>) -> S3Result<AbortMultipartUploadOutput> {
+    pub(super) async fn abort_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<AbortMultipartUploadOutput> {
         let input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
         let upload = self.upload(&site, &input.upload_id, &input.key).await?;
@@ -141,7 +151,10 @@ impl Face {
         })
     }
 
-    pub(super) async fn uploads(&self, request: S3Request<ListMultipartUploadsInput>) -> S3Result<ListMultipartUploadsOutput> {
+    pub(super) async fn uploads(
+        &self,
+        request: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<ListMultipartUploadsOutput> {
         let input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
         let most = list::page_size(input.max_uploads)?;
@@ -149,7 +162,8 @@ impl Face {
         let marker = (input.key_marker.as_deref().unwrap_or_default(), input.upload_id_marker.as_deref());
         let all = uploads::going_on(&self.shelf.store, &site).await.map_err(answer::store)?;
         let behind_id = all.iter().position(|(meta, id)| meta.key == marker.0 && Some(id.as_str()) == marker.1);
-        let behind = behind_id.map_or_else(|| all.partition_point(|(meta, _)| meta.key.as_str() <= marker.0), |at| at + 1);
+        let behind =
+            behind_id.map_or_else(|| all.partition_point(|(meta, _)| meta.key.as_str() <= marker.0), |at| at + 1);
         let mut rest = all[behind..].iter().filter(|(meta, _)| meta.key.starts_with(prefix));
         let page: Vec<_> = rest.by_ref().take(most.unsigned_abs() as usize).collect();
         let truncated = rest.next().is_some();

@@ -7,7 +7,7 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use s3s::{
     Body, S3Request, S3Result,
-    dto::{self, *},
+    dto::*,
     s3_error,
 };
 
@@ -86,9 +86,11 @@ impl Face {
     fn plaintext(&self, site: &Site, head: &Head, range: Range<u64>) -> S3Result<StreamingBlob> {
         let bytes = self.shelf.plaintext(site, head, range).map_err(answer::store)?;
         let read = self.meter.read.clone();
-        let frames = bytes.inspect_ok(move |bytes| {
-            read.inc_by(bytes.len() as u64);
-        }).map_ok(Frame::data);
+        let frames = bytes
+            .inspect_ok(move |bytes| {
+                read.inc_by(bytes.len() as u64);
+            })
+            .map_ok(Frame::data);
         Ok(StreamingBlob::from(Body::http_body_unsync(StreamBody::new(frames))))
     }
 
@@ -147,9 +149,13 @@ impl Face {
             if_unmodified_since: input.copy_source_if_unmodified_since.take(),
         };
         let (from, head) = self.source(credentials, &input.copy_source, conditions).await?;
-        let replace = input.metadata_directive.as_ref().is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
+        let replace =
+            input.metadata_directive.as_ref().is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
         if !replace && from.id == site.id && head.key == input.key {
-            return Err(s3_error!(InvalidRequest, "a copy onto itself has to change something: metadata-directive REPLACE"));
+            return Err(s3_error!(
+                InvalidRequest,
+                "a copy onto itself has to change something: metadata-directive REPLACE"
+            ));
         }
         let label = if replace {
             wish::label(&input.key, fields!(input), input.metadata.take())?
@@ -163,7 +169,8 @@ impl Face {
         };
         let plaintext = self.shelf.plaintext(&from, &head, 0..head.length).map_err(answer::store)?;
         let terms = Terms::plain(Condition::Always, None);
-        let head = self.shelf.take_in(&site, label, body_of(plaintext, head.length), terms).await.map_err(answer::intake)?;
+        let head =
+            self.shelf.take_in(&site, label, body_of(plaintext, head.length), terms).await.map_err(answer::intake)?;
         let result = CopyObjectResult {
             e_tag: Some(wish::etag(&head)),
             last_modified: Some(wish::modified(head.modified_ms)),
@@ -204,12 +211,15 @@ impl Face {
         while let Some((key, result)) = done.next().await {
             match result {
                 Ok(()) if quiet => {}
-                Ok(()) => output.deleted.get_or_insert_default().push(DeletedObject { key: Some(key), ..DeletedObject::default() }),
-                Err(error) => output.errors.get_or_insert_default().push(dto::Error {
+                Ok(()) => output
+                    .deleted
+                    .get_or_insert_default()
+                    .push(DeletedObject { key: Some(key), ..DeletedObject::default() }),
+                Err(error) => output.errors.get_or_insert_default().push(Error {
                     code: Some(error.code().as_str().to_owned()),
                     message: error.message().map(str::to_owned),
                     key: Some(key),
-                    ..dto::Error::default()
+                    ..Error::default()
                 }),
             }
         }
@@ -217,7 +227,7 @@ impl Face {
     }
 }
 
-fn wanted(head: &Head, range: Option<dto::Range>, part: Option<PartNumber>) -> S3Result<Option<Range<u64>>> {
+fn wanted(head: &Head, range: Option<s3s::dto::Range>, part: Option<PartNumber>) -> S3Result<Option<Range<u64>>> {
     match (range, part) {
         (None, None | Some(1)) => Ok(None),
         (None, Some(_)) => Err(s3_error!(NotImplemented, "parts cannot be read once they are one object")),

@@ -63,13 +63,15 @@ pub(super) fn label(key: &str, fields: Fields, metadata: Option<Metadata>) -> S3
         ("content-encoding", fields.content_encoding.and_then(|coding| lasting_codings(&coding))),
         ("content-language", fields.content_language),
     ];
-    let fields = pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.filter(|text| !text.is_empty())?)));
+    let fields =
+        pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.filter(|text| !text.is_empty())?)));
     Ok(Label { media_type, fields: fields.collect(), metadata: user_metadata(metadata)?, path })
 }
 
 /// `aws-chunked` is of the transfer, not of the object.
 fn lasting_codings(codings: &str) -> Option<String> {
-    let lasting: Vec<&str> = codings.split(',').map(str::trim).filter(|coding| !coding.eq_ignore_ascii_case("aws-chunked")).collect();
+    let lasting: Vec<&str> =
+        codings.split(',').map(str::trim).filter(|coding| !coding.eq_ignore_ascii_case("aws-chunked")).collect();
     Some(lasting.join(", ")).filter(|text| !text.is_empty())
 }
 
@@ -80,7 +82,10 @@ fn user_metadata(metadata: Option<Metadata>) -> S3Result<BTreeMap<String, String
 }
 
 /// `If-Match` and `If-None-Match` of a write.
-pub(super) fn write_condition(if_match: Option<ETagCondition>, if_none_match: Option<ETagCondition>) -> S3Result<Condition> {
+pub(super) fn write_condition(
+    if_match: Option<ETagCondition>,
+    if_none_match: Option<ETagCondition>,
+) -> S3Result<Condition> {
     match (if_match, if_none_match) {
         (None, None) => Ok(Condition::Always),
         (Some(ETagCondition::Any), None) => Ok(Condition::Present),
@@ -151,9 +156,11 @@ pub(super) fn body(blob: Option<StreamingBlob>, content_length: Option<i64>, met
     let Some(blob) = blob else { return Body::new(futures::stream::empty().boxed(), Some(declared.unwrap_or(0))) };
     let length = blob.remaining_length().exact().map(|length| length as u64).or(declared);
     let received = meter.received.clone();
-    let bytes = blob.inspect_ok(move |bytes| {
-        received.inc_by(bytes.len() as u64);
-    }).map_err(IntakeError::Broken);
+    let bytes = blob
+        .inspect_ok(move |bytes| {
+            received.inc_by(bytes.len() as u64);
+        })
+        .map_err(IntakeError::Broken);
     Body::new(bytes.boxed(), length)
 }
 
@@ -187,8 +194,12 @@ pub(super) fn terms(
 /// Bucket and key that a copy reads.
 pub(super) fn copy_source(source: &CopySource) -> S3Result<(&str, &str)> {
     match source {
-        CopySource::Bucket { bucket, key, version_id } if version_id.as_deref().is_none_or(|id| id == "null") => Ok((bucket, key)),
-        CopySource::Bucket { .. } => Err(s3_error!(NotImplemented, "versions of an object are not kept for S3 clients")),
+        CopySource::Bucket { bucket, key, version_id } if version_id.as_deref().is_none_or(|id| id == "null") => {
+            Ok((bucket, key))
+        }
+        CopySource::Bucket { .. } => {
+            Err(s3_error!(NotImplemented, "versions of an object are not kept for S3 clients"))
+        }
         _ => Err(s3_error!(NotImplemented, "a copy source is `bucket/key`")),
     }
 }
@@ -234,11 +245,17 @@ mod tests {
             assert_eq!(status, expected, "{conditions:?}");
         };
         check(ReadConditions::default(), None);
-        check(ReadConditions { if_match: etag("e"), if_unmodified_since: Some(modified(0)), ..Default::default() }, None);
+        check(
+            ReadConditions { if_match: etag("e"), if_unmodified_since: Some(modified(0)), ..Default::default() },
+            None,
+        );
         check(ReadConditions { if_match: etag("x"), ..Default::default() }, Some(412));
         check(ReadConditions { if_unmodified_since: Some(modified(4_000)), ..Default::default() }, Some(412));
         check(ReadConditions { if_none_match: etag("e"), ..Default::default() }, Some(304));
-        check(ReadConditions { if_none_match: etag("x"), if_modified_since: Some(modified(9_000)), ..Default::default() }, None);
+        check(
+            ReadConditions { if_none_match: etag("x"), if_modified_since: Some(modified(9_000)), ..Default::default() },
+            None,
+        );
         check(ReadConditions { if_modified_since: Some(modified(5_000)), ..Default::default() }, Some(304));
         check(ReadConditions { if_modified_since: Some(modified(4_000)), ..Default::default() }, None);
     }

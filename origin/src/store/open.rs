@@ -78,7 +78,8 @@ impl Store {
 }
 
 fn open_folder(folder: PathBuf) -> anyhow::Result<Store> {
-    umbel_service::files::private_folder(&folder).with_context(|| format!("cannot make the store's folder {}", folder.display()))?;
+    umbel_service::files::private_folder(&folder)
+        .with_context(|| format!("cannot make the store's folder {}", folder.display()))?;
     let objects = LocalFileSystem::new_with_prefix(&folder)?.with_fsync(true).with_automatic_cleanup(true);
     Ok(Store::new(Arc::new(objects), Some(folder)))
 }
@@ -106,7 +107,8 @@ mod tests {
 
     #[test]
     fn urls() {
-        let check = |text: &str, expected: Result<StoreUrl, StoreUrlError>| assert_eq!(text.parse(), expected, "{text}");
+        let check =
+            |text: &str, expected: Result<StoreUrl, StoreUrlError>| assert_eq!(text.parse(), expected, "{text}");
         let bucket = |bucket: &str, prefix: &str| Ok(StoreUrl::Bucket { bucket: bucket.into(), prefix: prefix.into() });
         check("file:///var/lib/umbel", Ok(StoreUrl::Folder("/var/lib/umbel".into())));
         check("s3://content", bucket("content", ""));

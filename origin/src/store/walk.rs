@@ -84,7 +84,11 @@ impl Walk {
         let mut hashed = Vec::new();
         for name in &folders {
             if let Some(Entry::Folder(rest)) = Entry::folder(name) {
-                steps.push(Step { bytes: [bytes.as_slice(), &rest].concat(), location: located(&folder, name), folder: true });
+                steps.push(Step {
+                    bytes: [bytes.as_slice(), &rest].concat(),
+                    location: located(&folder, name),
+                    folder: true,
+                });
             }
         }
         for name in &files {
