@@ -281,7 +281,8 @@ pub(crate) async fn api_keys(db: &PgPool, scope: Option<Uuid>) -> Result<Vec<Api
 }
 
 pub(crate) async fn delete_api_key(db: &PgPool, scope: Option<Uuid>, id: Uuid) -> Result<()> {
-    let delete = sqlx::query!("delete from api_keys where id = $1 and ($2::uuid is null or account_id = $2)", id, scope);
+    let delete =
+        sqlx::query!("delete from api_keys where id = $1 and ($2::uuid is null or account_id = $2)", id, scope);
     match delete.execute(db).await?.rows_affected() {
         0 => Err(Error::NotFound("API key")),
         _ => Ok(()),

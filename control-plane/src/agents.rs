@@ -130,7 +130,8 @@ pub(crate) async fn redeem_device_code(db: &PgPool, device_code: &str, agent: &A
     if row.expired {
         return Err(Refusal::ExpiredToken);
     }
-    let poll = sqlx::query!("update device_codes set polled_at = now() where code_hash = $1", secrets::hash(device_code));
+    let poll =
+        sqlx::query!("update device_codes set polled_at = now() where code_hash = $1", secrets::hash(device_code));
     poll.execute(&mut *tx).await?;
     match (row.approved, row.account_id, row.trust_domain) {
         (Some(true), Some(account), Some(domain)) => {

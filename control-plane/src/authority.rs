@@ -103,7 +103,12 @@ impl Authority {
     ///
     /// # Errors
     /// The key generator fails.
-    pub(crate) fn issue(&self, identity: &PeerIdentity, names: &BTreeSet<String>, lifetime: Duration) -> Result<IssuedPair> {
+    pub(crate) fn issue(
+        &self,
+        identity: &PeerIdentity,
+        names: &BTreeSet<String>,
+        lifetime: Duration,
+    ) -> Result<IssuedPair> {
         let key = KeyPair::generate().map_err(Error::Authority)?;
         let params = leaf(identity, names, lifetime)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(Error::Authority)?;
@@ -204,7 +209,11 @@ fn leaf(identity: &PeerIdentity, names: &BTreeSet<String>, lifetime: Duration) -
 
 fn subject_names(identity: &PeerIdentity, names: &BTreeSet<String>) -> Result<Vec<SanType>> {
     if names.len() > MAX_NAMES {
-        tracing::warn!(node = identity.node_id, names = names.len(), "too many names for one certificate, leaving some out");
+        tracing::warn!(
+            node = identity.node_id,
+            names = names.len(),
+            "too many names for one certificate, leaving some out"
+        );
     }
     let uri = SanType::URI(identity.uri().try_into().map_err(Error::Authority)?);
     let others = names.iter().take(MAX_NAMES).map(|name| match name.parse::<IpAddr>() {

@@ -61,6 +61,12 @@ pub(crate) async fn record(tx: &mut PgConnection, subjects: &[(Kind, String)]) -
     Ok(version)
 }
 
+/// Takes the head before [`record`] does: what the caller reads from now on is not overtaken by another change.
+pub(crate) async fn hold(tx: &mut PgConnection) -> Result<()> {
+    sqlx::query!("select version from config_head for update").fetch_one(tx).await?;
+    Ok(())
+}
+
 /// The current version.
 pub(crate) async fn head(db: &PgPool) -> Result<i64> {
     Ok(sqlx::query_scalar!("select version from config_head").fetch_one(db).await?)
@@ -118,7 +124,7 @@ pub(crate) async fn event_since(db: &PgPool, role: Role, since: u64) -> Result<C
 /// Forgets changes older than a week.
 pub(crate) async fn prune(db: &PgPool) -> Result<()> {
     let mut tx = db.begin().await?;
-    sqlx::query!("select version from config_head for update").fetch_one(&mut *tx).await?;
+    hold(&mut tx).await?;
     let oldest = sqlx::query_scalar!("select max(version) from config_changes where at < now() - interval '7 days'");
     if let Some(version) = oldest.fetch_one(&mut *tx).await? {
         sqlx::query!("delete from config_changes where version <= $1", version).execute(&mut *tx).await?;

@@ -172,22 +172,28 @@ impl Drop for Cluster {
 }
 
 fn already_there(error: ClusterError) -> Result<(), ClusterError> {
-    match &error {
-        // SQLSTATE duplicate_database.
-        ClusterError::Connect(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("42P04") => Ok(()),
-        _ => Err(error),
-    }
+    const DUPLICATE_DATABASE: &str = "42P04";
+    let ClusterError::Connect(sqlx::Error::Database(refusal)) = &error else { return Err(error) };
+    if refusal.code().as_deref() == Some(DUPLICATE_DATABASE) { Ok(()) } else { Err(error) }
 }
 
 /// The folder, absolute, owned by whom Postgres runs as, and reachable by them.
 fn prepare_home(dir: &Path, owner: Option<&Owner>) -> Result<PathBuf, ClusterError> {
+    // Looked at before anything is made, and again when it is clear where links and new folders lead.
+    require_way(&std::path::absolute(dir).map_err(ClusterError::io(dir))?, owner)?;
     fs::create_dir_all(dir).map_err(ClusterError::io(dir))?;
     let home = dir.canonicalize().map_err(ClusterError::io(dir))?;
+    require_way(&home, owner)?;
     give(&home, owner)?;
-    let Some(owner) = owner else { return Ok(home) };
-    match home.ancestors().skip(1).find(|parent| !owner.may_enter(parent)) {
+    Ok(home)
+}
+
+/// The owner must be able to pass through every folder above.
+fn require_way(dir: &Path, owner: Option<&Owner>) -> Result<(), ClusterError> {
+    let Some(owner) = owner else { return Ok(()) };
+    match dir.ancestors().skip(1).find(|parent| parent.exists() && !owner.may_enter(parent)) {
         Some(parent) => Err(ClusterError::Unreachable { path: parent.to_owned(), user: owner.name.clone() }),
-        None => Ok(home),
+        None => Ok(()),
     }
 }
 
@@ -234,10 +240,7 @@ fn remove_folder(path: &Path) -> Result<(), ClusterError> {
 }
 
 /// Beside the data where its path is short enough for a socket, else in a folder of its own under /tmp.
-fn socket_dir(
-    home: &Path,
-    owner: Option<&Owner>,
-) -> Result<(PathBuf, Option<tempfile::TempDir>), ClusterError> {
+fn socket_dir(home: &Path, owner: Option<&Owner>) -> Result<(PathBuf, Option<tempfile::TempDir>), ClusterError> {
     let beside = home.join("run");
     if beside.as_os_str().len() <= LONGEST_SOCKET_DIR {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&beside);
@@ -264,3 +267,6 @@ impl Owner {
         metadata.mode() & bit != 0
     }
 }
+
+#[cfg(test)]
+mod tests;

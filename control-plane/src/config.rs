@@ -58,7 +58,7 @@ impl Config {
         if !self.public_url.is_empty() && !url.is_some_and(|url| url.scheme() == "https" && url.has_host()) {
             settings.reject("`public_url` must be an https:// URL");
         }
-        if !self.database_url.is_empty() && crate::database::open(&self.database_url, 1).is_err() {
+        if !self.database_url.is_empty() && crate::database::options(&self.database_url).is_err() {
             settings.reject("`database_url` must be a postgres:// URL");
         }
         for name in &self.names {

@@ -16,19 +16,24 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A pool that opens connections when they are needed, so that a Postgres that is away is found out per request
-/// and not at start.
+/// and not at start. To be called inside a tokio runtime.
 ///
 /// # Errors
 /// The URL is no Postgres URL.
 pub fn open(url: &str, max_connections: u32) -> Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| Error::invalid("database_url is not a postgres:// URL"))?
-        .application_name("umbel-control-plane")
-        .options([("statement_timeout", "60s"), ("idle_in_transaction_session_timeout", "60s")]);
+    let options = options(url)?;
     Ok(PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_lazy_with(options))
+}
+
+/// Reads a database URL; opens nothing.
+pub(crate) fn options(url: &str) -> Result<PgConnectOptions> {
+    let options =
+        PgConnectOptions::from_str(url).map_err(|_| Error::invalid("database_url is not a postgres:// URL"))?;
+    let limits = [("statement_timeout", "60s"), ("idle_in_transaction_session_timeout", "60s")];
+    Ok(options.application_name("umbel-control-plane").options(limits))
 }
 
 /// Brings the schema up to date. Safe to run from several processes at once.
@@ -40,10 +45,10 @@ pub async fn migrate(db: &PgPool) -> Result<()> {
 }
 
 fn migration_error(error: MigrateError) -> Error {
-    match error {
-        MigrateError::Execute(source) => source.into(),
-        other => Error::Database(sqlx::Error::Migrate(Box::new(other))),
+    if let MigrateError::Execute(source) = error {
+        return source.into();
     }
+    Error::Database(sqlx::Error::Migrate(Box::new(error)))
 }
 
 /// Repeats `work` while Postgres is away, waiting up to 5 s in between; any other error ends it.

@@ -78,10 +78,8 @@ fn is_away_code(code: &str) -> bool {
 
 /// Turns a violated unique constraint into a conflict that says so.
 pub(crate) fn unique(error: sqlx::Error, text: &'static str) -> Error {
-    match &error {
-        sqlx::Error::Database(refusal) if refusal.is_unique_violation() => Error::conflict(text),
-        _ => error.into(),
-    }
+    let violated = error.as_database_error().is_some_and(|refusal| refusal.is_unique_violation());
+    if violated { Error::conflict(text) } else { error.into() }
 }
 
 impl Error {

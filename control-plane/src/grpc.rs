@@ -2,9 +2,7 @@
 
 use tonic::{Code, Request, Status, server::NamedService};
 use umbel_service::tls::PeerIdentity;
-use umbel_wire::control::{
-    Role, config_server::ConfigServer, nodes_server::NodesServer, usage_server::UsageServer,
-};
+use umbel_wire::control::{Role, config_server::ConfigServer, nodes_server::NodesServer, usage_server::UsageServer};
 use uuid::Uuid;
 
 use crate::{error::Error, nodes, state::ControlPlane};

@@ -25,7 +25,11 @@ impl Metrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("issued", "Certificates and memberships issued", self.issued.clone());
         registry.register("usage_batches", "Usage batches taken in, repetitions included", self.batches.clone());
-        registry.register("usage_batch_gaps", "Usage batches refused because one before is missing", self.batch_gaps.clone());
+        registry.register(
+            "usage_batch_gaps",
+            "Usage batches refused because one before is missing",
+            self.batch_gaps.clone(),
+        );
         registry.register("config_watchers", "Nodes that follow the configuration now", self.watchers.clone());
     }
 

@@ -106,7 +106,8 @@ async fn member(state: &ControlPlane, request: &TokenRequest) -> Result<Member, 
 }
 
 fn agent_id(public_key: &str) -> Result<AgentId, Refusal> {
-    const EXPECTED: Refusal = Refusal::InvalidRequest("public_key: 32 bytes of an Ed25519 key, base64url without padding");
+    const EXPECTED: Refusal =
+        Refusal::InvalidRequest("public_key: 32 bytes of an Ed25519 key, base64url without padding");
     secrets::from_base64url(public_key).ok_or(EXPECTED)
 }
 

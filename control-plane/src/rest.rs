@@ -6,7 +6,7 @@ use axum::{
         DefaultBodyLimit, FromRequest, FromRequestParts, Request,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
@@ -122,14 +122,11 @@ impl IntoResponse for Error {
         self.log();
         let mut response = problem(self.status(), self.to_string());
         let headers = response.headers_mut();
-        match &self {
-            Self::Unauthenticated(_) => {
-                headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-            }
-            Self::DatabaseAway(_) | Self::Busy(_) => {
-                headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("2"));
-            }
-            _ => {}
+        if matches!(self, Self::Unauthenticated(_)) {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if matches!(self, Self::DatabaseAway(_) | Self::Busy(_)) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         }
         response
     }

@@ -151,6 +151,8 @@ async fn lock(tx: &mut PgConnection, scope: Option<Uuid>, name: &str) -> Result<
 
 /// Credentials of an account may write its sites: they change with them.
 async fn touched_with_credentials(tx: &mut PgConnection, site: Uuid, account: Uuid) -> Result<Vec<(Kind, String)>> {
+    // A credential made meanwhile would otherwise neither know this site nor be told again.
+    changes::hold(&mut *tx).await?;
     let keys = sqlx::query_scalar!("select access_key_id from s3_credentials where account_id = $1", account);
     let keys = keys.fetch_all(tx).await?.into_iter().map(|key| (Kind::S3Credential, key));
     Ok(keys.chain([(Kind::Site, site.to_string())]).collect())
@@ -235,12 +237,7 @@ pub(crate) async fn remove_host(db: &PgPool, scope: Option<Uuid>, name: &str, ho
     finish(tx, id, name).await
 }
 
-pub(crate) async fn change_policy(
-    db: &PgPool,
-    scope: Option<Uuid>,
-    name: &str,
-    change: &PolicyChange,
-) -> Result<Site> {
+pub(crate) async fn change_policy(db: &PgPool, scope: Option<Uuid>, name: &str, change: &PolicyChange) -> Result<Site> {
     check_policy(change)?;
     let mut tx = db.begin().await?;
     let (id, _) = lock(&mut tx, scope, name).await?;

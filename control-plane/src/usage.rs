@@ -60,7 +60,8 @@ async fn apply_once(db: &PgPool, edge: Uuid, number: i64, entries: &Entries) -> 
     }
     add_served(&mut tx, edge, &entries.served).await?;
     merge_received(&mut tx, &entries.received).await?;
-    let update = sqlx::query!("update edge_batches set last_applied = $2, applied_at = now() where edge_id = $1", edge, number);
+    let update =
+        sqlx::query!("update edge_batches set last_applied = $2, applied_at = now() where edge_id = $1", edge, number);
     update.execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(Outcome::Applied(number.unsigned_abs()))
@@ -68,7 +69,8 @@ async fn apply_once(db: &PgPool, edge: Uuid, number: i64, entries: &Entries) -> 
 
 /// The last number applied; its row is locked, so that batches of one edge follow one another.
 async fn lock_last(tx: &mut PgConnection, edge: Uuid) -> Result<i64> {
-    let insert = sqlx::query!("insert into edge_batches (edge_id, last_applied) values ($1, 0) on conflict do nothing", edge);
+    let insert =
+        sqlx::query!("insert into edge_batches (edge_id, last_applied) values ($1, 0) on conflict do nothing", edge);
     insert.execute(&mut *tx).await?;
     let last = sqlx::query_scalar!("select last_applied from edge_batches where edge_id = $1 for update", edge);
     Ok(last.fetch_one(tx).await?)

@@ -59,9 +59,11 @@ pub enum ClusterError {
 
 impl ClusterError {
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| match source.kind() {
-            io::ErrorKind::StorageFull => Self::DiskFull,
-            _ => Self::File { path: path.to_owned(), source },
+        move |source| {
+            if source.kind() == io::ErrorKind::StorageFull {
+                return Self::DiskFull;
+            }
+            Self::File { path: path.to_owned(), source }
         }
     }
 

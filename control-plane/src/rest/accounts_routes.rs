@@ -12,7 +12,9 @@ use uuid::Uuid;
 use super::{Answer, Body, Path};
 use crate::{
     accounts::{self, Caller, SESSION_LIFETIME},
-    api::{Account, ApiKey, ForAccount, Login, NewAccount, NewApiKey, NewPassword, NewS3Credential, S3Credential, Session},
+    api::{
+        Account, ApiKey, ForAccount, Login, NewAccount, NewApiKey, NewPassword, NewS3Credential, S3Credential, Session,
+    },
     error::Error,
     state::ControlPlane,
 };

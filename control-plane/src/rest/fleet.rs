@@ -78,11 +78,7 @@ async fn list_nodes(State(state): State<ControlPlane>, caller: Caller) -> Answer
     Ok(Json(nodes::list(&state.db).await?))
 }
 
-async fn remove_node(
-    State(state): State<ControlPlane>,
-    caller: Caller,
-    Path(id): Path<Uuid>,
-) -> Result<StatusCode> {
+async fn remove_node(State(state): State<ControlPlane>, caller: Caller, Path(id): Path<Uuid>) -> Result<StatusCode> {
     caller.require_admin()?;
     nodes::remove(&state.db, id).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -92,11 +88,7 @@ async fn list_agents(State(state): State<ControlPlane>, caller: Caller) -> Answe
     Ok(Json(agents::list(&state.db, caller.scope()).await?))
 }
 
-async fn revoke_agent(
-    State(state): State<ControlPlane>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<StatusCode> {
+async fn revoke_agent(State(state): State<ControlPlane>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {
     agents::revoke(&state.db, caller.scope(), &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

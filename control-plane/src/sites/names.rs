@@ -14,7 +14,8 @@ pub(super) fn check_site_name(name: &str) -> Result<()> {
 
 /// A DNS name or an IP address, in the form in which it is stored: lower case, no port, no final dot.
 pub(crate) fn check_host(host: &str) -> Result<String> {
-    const EXPECTED: Error = Error::Invalid(std::borrow::Cow::Borrowed("host: a DNS name or an IP address, without port"));
+    const EXPECTED: Error =
+        Error::Invalid(std::borrow::Cow::Borrowed("host: a DNS name or an IP address, without port"));
     if host.len() > 253 {
         return Err(EXPECTED);
     }

@@ -1,0 +1,152 @@
+use serde_json::json;
+
+use super::*;
+
+#[tokio::test]
+async fn providers_see_and_touch_their_own() {
+    let world = World::start().await;
+    let (ada, bob) = (world.provider("ada").await, world.provider("bob").await);
+    world.create_site(&ada, "films", &["films.test"]).await;
+    let (_, key) = world.call(Some(&ada), "POST", "api-keys", json!({ "label": "ci" })).await;
+    let (_, credential) = world.call(Some(&ada), "POST", "s3-credentials", json!({})).await;
+    let key_path = format!("api-keys/{}", key["id"].as_str().unwrap());
+    let credential_path = format!("s3-credentials/{}", credential["access_key_id"].as_str().unwrap());
+
+    let reader_key = json!({ "public_key": crate::secrets::base64url(&[1; 32]) });
+    let foreign = [
+        ("GET", "sites/films", Value::Null, 404),
+        ("DELETE", "sites/films", Value::Null, 404),
+        ("PUT", "sites/films/hosts/bob.test", json!({}), 404),
+        ("DELETE", "sites/films/hosts/films.test", Value::Null, 404),
+        ("PATCH", "sites/films/policy", json!({ "public": true }), 404),
+        ("PUT", "sites/films/reader-keys/k", reader_key, 404),
+        ("DELETE", &key_path, Value::Null, 404),
+        ("DELETE", &credential_path, Value::Null, 404),
+        ("PUT", "accounts/ada/password", json!({ "password": "long enough" }), 403),
+        ("POST", "api-keys", json!({ "account": "ada" }), 403),
+        ("POST", "s3-credentials", json!({ "account": "admin" }), 403),
+        ("POST", "sites", json!({ "name": "theirs", "account": "ada" }), 403),
+        ("POST", "accounts", json!({ "name": "eve", "role": "admin" }), 403),
+        ("POST", "join-tokens", json!({ "role": "edge" }), 403),
+        ("GET", "nodes", Value::Null, 403),
+        ("DELETE", "nodes/00000000-0000-0000-0000-000000000000", Value::Null, 403),
+        ("POST", "sites", json!({ "name": "films" }), 409),
+        ("POST", "sites", json!({ "name": "other", "hosts": ["FILMS.test"] }), 409),
+    ];
+    for (method, path, body, expected) in foreign {
+        let (status, problem) = world.call(Some(&bob), method, path, body).await;
+        assert_eq!((status, &problem["status"]), (expected, &json!(expected)), "{method} {path}: {problem}");
+    }
+    for (list, own) in [("sites", 0), ("api-keys", 1), ("s3-credentials", 0), ("accounts", 1), ("agents", 0)] {
+        let (status, answer) = world.call(Some(&bob), "GET", list, Value::Null).await;
+        assert_eq!((status, answer.as_array().unwrap().len()), (200, own), "{list}");
+    }
+    assert_eq!(world.call(Some(&ada), "DELETE", &key_path, Value::Null).await.0, 204);
+    let deleted = key["api_key"].as_str().unwrap();
+    assert_eq!(world.call(Some(deleted), "GET", "sites", Value::Null).await.0, 401);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn sites_are_made_changed_and_deleted() {
+    let world = World::start().await;
+    let site = world.create_site(&world.admin, "films", &["B.test", "a.test", "b.test."]).await;
+    assert_eq!(site["hosts"], json!(["a.test", "b.test"]));
+    assert_eq!(site["account"], "admin");
+    let (_, site) = world.admin("PUT", "sites/films/hosts/c.test", Value::Null).await;
+    assert_eq!(site["hosts"], json!(["a.test", "b.test", "c.test"]));
+    assert_eq!(world.admin("PUT", "sites/films/hosts/c.test", Value::Null).await.0, 200);
+    let (_, site) = world.admin("DELETE", "sites/films/hosts/a.test", Value::Null).await;
+    assert_eq!(site["hosts"], json!(["b.test", "c.test"]));
+    let policy = json!({ "public": true, "cache_control": "max-age=60", "trust_domains": ["trusted"], "peers": false });
+    let (_, site) = world.admin("PATCH", "sites/films/policy", policy).await;
+    let key = crate::secrets::base64url(&[9; 32]);
+    let (_, with_key) = world.admin("PUT", "sites/films/reader-keys/k-1", json!({ "public_key": key })).await;
+    assert_eq!(with_key["policy"]["reader_keys"], json!([{ "id": "k-1", "public_key": key }]));
+    let expected = json!({ "public": true, "reader_keys": [], "cache_control": "max-age=60", "lookup_ttl_ms": 1000,
+        "peers": false, "trust_domains": ["trusted"] });
+    assert_eq!(site["policy"], expected);
+    assert_eq!(world.admin("DELETE", "sites/films/reader-keys/k-1", Value::Null).await.1["policy"], expected);
+
+    assert_eq!(world.admin("DELETE", "sites/films", Value::Null).await.0, 204);
+    assert_eq!(world.admin("GET", "sites/films", Value::Null).await.0, 404);
+    let again = world.create_site(&world.admin, "films", &["b.test"]).await;
+    assert_ne!(again["id"], site["id"]);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn bad_input_gets_a_problem_that_says_why() {
+    let world = World::start().await;
+    world.create_site(&world.admin, "films", &[]).await;
+    let many: Vec<String> = (0..101).map(|index| format!("h{index}.test")).collect();
+    let cases = [
+        ("POST", "sites", json!({ "name": "UPPER" }), 400),
+        ("POST", "sites", json!({ "name": "ok-name", "typo": 1 }), 400),
+        ("POST", "sites", json!({ "name": "ok-name", "hosts": ["a b"] }), 400),
+        ("POST", "sites", json!({ "name": "ok-name", "hosts": many }), 400),
+        ("POST", "sites", json!({ "name": "ok-name", "account": "nobody" }), 404),
+        ("POST", "sites", json!([]), 400),
+        ("POST", "sites", json!({ "name": "x".repeat(100 << 10) }), 400),
+        ("PATCH", "sites/films/policy", json!({ "cache_control": "a\nb" }), 400),
+        ("PATCH", "sites/films/policy", json!({ "lookup_ttl_ms": 86_400_001 }), 400),
+        ("PATCH", "sites/films/policy", json!({ "trust_domains": ["moon"] }), 400),
+        ("PUT", "sites/films/reader-keys/k", json!({ "public_key": "short" }), 400),
+        ("GET", "sites/a%00b", Value::Null, 400),
+        ("POST", "accounts", json!({ "name": "Ada!", "role": "provider" }), 400),
+        ("POST", "accounts", json!({ "name": "ada", "role": "god" }), 400),
+        ("POST", "accounts", json!({ "name": "ada", "role": "provider", "password": "short" }), 400),
+        ("POST", "accounts", json!({ "name": "admin", "role": "admin" }), 409),
+        ("POST", "join-tokens", json!({ "role": "agent" }), 400),
+        ("POST", "join-tokens", json!({ "role": "edge", "expires_in": 31 * 86_400 }), 400),
+        ("POST", "api-keys", json!({ "label": "a\0b" }), 400),
+        ("DELETE", "nodes/nonsense", Value::Null, 400),
+        ("DELETE", "agents/nonsense", Value::Null, 404),
+        ("GET", "device-codes/nonsense", Value::Null, 404),
+        ("GET", "moon", Value::Null, 404),
+        ("PUT", "sites", json!({}), 405),
+    ];
+    for (method, path, body, expected) in cases {
+        let (status, problem) = world.admin(method, path, body).await;
+        assert_eq!((status, &problem["status"]), (expected, &json!(expected)), "{method} {path}: {problem}");
+        assert!(!problem["detail"].as_str().unwrap().is_empty());
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn passwords_sessions_and_keys() {
+    let world = World::start().await;
+    let new = json!({ "name": "ada", "role": "provider", "password": "correct horse" });
+    assert_eq!(world.admin("POST", "accounts", new).await.0, 200);
+    let login = |password: &str| json!({ "account": "ada", "password": password });
+    let (status, session) = world.call(None, "POST", "login", login("correct horse")).await;
+    assert_eq!(status, 200, "{session}");
+    let token = session["token"].as_str().unwrap();
+    assert_eq!(world.call(Some(token), "GET", "sites", Value::Null).await.0, 200);
+    let nobody = json!({ "account": "nobody", "password": "correct horse" });
+    for wrong in [login("wrong horse"), login(""), nobody, json!({ "account": "a\0", "password": "x" })] {
+        assert_eq!(world.call(None, "POST", "login", wrong).await.0, 401);
+    }
+    let account = uuid::Uuid::now_v7();
+    let now = umbel_service::unix_now();
+    let foreign = crate::accounts::session(&[0; 32], account, now).unwrap();
+    let over = crate::accounts::session(world.state.authority.session_key(), account, now - 100_000).unwrap();
+    let gone = crate::accounts::session(world.state.authority.session_key(), account, now).unwrap();
+    let long = "x".repeat(5000);
+    for bearer in [&foreign, &over, &gone, &long, "", "umbel_key_", "umbel_key_nonsense", "a.b.c"] {
+        assert_eq!(world.call(Some(bearer), "GET", "sites", Value::Null).await.0, 401, "{bearer:.40}");
+    }
+    assert_eq!(world.call(None, "GET", "sites", Value::Null).await.0, 401);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn bootstrap_replaces_its_key_and_keeps_the_authority() {
+    let world = World::start().await;
+    let again = bootstrap(world.db()).await.unwrap();
+    assert_eq!(again.ca_pem, world.state.authority.ca_pem());
+    assert_eq!(world.admin("GET", "sites", Value::Null).await.0, 401);
+    assert_eq!(world.call(Some(&again.api_key), "GET", "sites", Value::Null).await.0, 200);
+    world.end().await;
+}
