@@ -197,8 +197,8 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        .max_buf_size(limits.header_bytes.max(8 * 1024))
-        .pipeline_flush(true);
+        // Without `pipeline_flush`: it would keep hyper's own 414 and 431 from ever leaving.
+        .max_buf_size(limits.header_bytes.max(8 * 1024));
     builder
         .http2()
         .timer(TokioTimer::new())
