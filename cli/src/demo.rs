@@ -30,7 +30,6 @@ mod verdict;
 
 pub(crate) use postgres::PostgresArgs;
 
-use network::Network;
 use ports::Ports;
 use state::State;
 use supervise::{Spec, Supervisor};
@@ -105,7 +104,7 @@ impl DemoArgs {
 
     async fn act(&self, state: &State, ports: Ports, tree: &Tree, supervisor: &mut Supervisor) -> anyhow::Result<()> {
         let cache = cache_bytes(tree);
-        let api = Network::start(state, supervisor, ports, cache, &|text| self.say(text)).await?;
+        let api = network::start(state, supervisor, ports, cache, &|text| self.say(text)).await?;
         self.publish(state, tree, supervisor).await?;
         let agents = agents::all(state, ports)?;
         agents::flush(&agents).await?;

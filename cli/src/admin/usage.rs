@@ -67,7 +67,7 @@ impl UsageArgs {
         query.append_pair("by", self.by.as_str());
         let limit = self.limit.map(|limit| limit.to_string());
         for (name, value) in [("from", &self.from), ("to", &self.to), ("limit", &limit)] {
-            value.iter().for_each(|value| drop(query.append_pair(name, value)));
+            query.extend_pairs(value.iter().map(|value| (name, value)));
         }
         query.finish()
     }

@@ -34,39 +34,28 @@ const PROVIDER: &str = "demo-provider";
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Everything that runs.
-#[derive(Debug)]
-pub(super) struct Network {
-    pub(super) supervisor: Supervisor,
-    pub(super) ports: Ports,
-    pub(super) api: Api,
-    pub(super) ca: PathBuf,
-}
-
 /// What is said while the parts come up.
 pub(super) type Say<'a> = &'a dyn Fn(&str);
 
-impl Network {
-    /// Starts all parts in `supervisor`; when one fails, those that run are still the caller's to stop.
-    pub(super) async fn start(
-        state: &State,
-        supervisor: &mut Supervisor,
-        ports: Ports,
-        cache: u64,
-        say: Say<'_>,
-    ) -> anyhow::Result<Api> {
-        let mut building = Building { state, ports, supervisor, cache };
-        say("starting Postgres and the control plane");
-        let database = building.postgres().await?;
-        let api = building.control_plane(&database).await?;
-        say("starting one origin and two edges");
-        building.origin(&api).await?;
-        building.edges(&api).await?;
-        building.provider(&api).await?;
-        say("starting four agents: two with an enrolment token, two with a device code");
-        building.agents(&api).await?;
-        Ok(api)
-    }
+/// Starts all parts in `supervisor`; when one fails, those that run are still the caller's to stop.
+pub(super) async fn start(
+    state: &State,
+    supervisor: &mut Supervisor,
+    ports: Ports,
+    cache: u64,
+    say: Say<'_>,
+) -> anyhow::Result<Api> {
+    let mut building = Building { state, ports, supervisor, cache };
+    say("starting Postgres and the control plane");
+    let database = building.postgres().await?;
+    let api = building.control_plane(&database).await?;
+    say("starting one origin and two edges");
+    building.origin(&api).await?;
+    building.edges(&api).await?;
+    building.provider(&api).await?;
+    say("starting four agents: two with an enrolment token, two with a device code");
+    building.agents(&api).await?;
+    Ok(api)
 }
 
 /// The state folder of an agent.

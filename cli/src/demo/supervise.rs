@@ -154,6 +154,8 @@ impl Supervisor {
     async fn keep(&mut self, spec: Spec, mut child: Child, endings: watch::Sender<u32>, stop: CancellationToken) {
         loop {
             self.table.note(&spec.name, child.id());
+            // `wait` closes the pipe that it finds in the child, and the child takes that for our end.
+            let lifeline = child.stdin.take();
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ended = child.wait() => {}
@@ -164,6 +166,7 @@ impl Supervisor {
                 () = stop.cancelled() => return,
                 () = sleep(RESTART_PAUSE) => {}
             }
+            drop(lifeline);
             match self.supervised(&spec) {
                 Ok(next) => child = next,
                 Err(_) => return,
@@ -175,7 +178,7 @@ impl Supervisor {
 
     fn supervised(&self, spec: &Spec) -> anyhow::Result<Child> {
         let mut command = self.command(spec)?;
-        // The write end stays in `Child` until it is dropped, or until this process is no more.
+        // The write end is kept as long as the child is, or until this process is no more.
         command.arg("--supervised").stdin(Stdio::piped()).stdout(Stdio::null());
         command.spawn().with_context(|| format!("cannot start {}", spec.name))
     }
@@ -238,8 +241,6 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
 }
 
 async fn end(mut child: Child) {
-    // The pipe's end says the same as the signal, to a process that is just starting.
-    drop(child.stdin.take());
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         // It may have ended in between; then there is nobody to tell.
         let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
