@@ -62,6 +62,7 @@ async fn s3cmd_puts_gets_and_deletes() {
     s3cmd(&["put", "--recursive", "src/", "s3://films/"]).await;
     let listed = s3cmd(&["ls", "--recursive", "s3://films"]).await;
     assert!(listed.contains("s3://films/dir/b c.bin") && listed.contains("12000000"), "{listed}");
+    std::fs::create_dir(world.folder.path().join("back")).unwrap();
     s3cmd(&["get", "--recursive", "s3://films/", "back/"]).await;
     for (name, body) in &files {
         assert!(&std::fs::read(world.folder.path().join("back").join(name)).unwrap() == body, "{name}");
