@@ -245,7 +245,7 @@ impl Agent {
         if shared.config.offer_held {
             let versions = shared.store.versions();
             for version in versions.into_iter().filter(|version| !version.held().is_empty()).take(MAX_OFFERED) {
-                self.offer(&version);
+                self.offer(&version, false);
             }
         }
     }
@@ -300,7 +300,7 @@ impl Agent {
     }
 
     fn petal(&self, opened: &Opened, version: &Arc<Version>) -> Option<Petal> {
-        if opened.home_edge.is_empty() || !self.offer(version) {
+        if opened.home_edge.is_empty() || !self.offer(version, true) {
             return None;
         }
         let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -315,14 +315,20 @@ impl Agent {
 
     /// Takes this version's place in its petal. False: it is not shared. Objects of one chunk come inside the edge's first
     /// answer: sharing them would cost more than it saves.
-    fn offer(&self, version: &Arc<Version>) -> bool {
+    fn offer(&self, version: &Arc<Version>, wants: bool) -> bool {
         if self.endpoint.is_none() || version.home_edge.is_empty() || version.manifest.layout().chunks() < 2 {
             return false;
         }
         let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
         offers.retain(|_, offer| !offer.wants.is_closed());
-        if !offers.contains_key(&version.id) {
-            let (wants, wanted) = watch::channel(false);
+        if let Some(offer) = offers.get(&version.id) {
+            offer.wants.send_if_modified(|now| {
+                let news = wants && !*now;
+                *now |= wants;
+                news
+            });
+        } else {
+            let (wants, wanted) = watch::channel(wants);
             let (alone, is_alone) = watch::channel(false);
             offers.insert(version.id, Offer { wants, alone: is_alone });
             self.presences.spawn(

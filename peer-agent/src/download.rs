@@ -150,7 +150,6 @@ impl Shell {
     async fn run(mut self, petal: Option<Petal>, wanted: watch::Receiver<Range<u32>>) {
         let (mut petal, wants) = match petal {
             Some(petal) => {
-                petal.wants.send_replace(true);
                 (Some((petal.news, petal.alone)), Some(petal.wants))
             }
             None => {

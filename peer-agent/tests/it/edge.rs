@@ -98,6 +98,7 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) async fn start() -> Self {
         umbel_service::tls::install_provider();
+        umbel_service::telemetry::init(umbel_service::telemetry::LogFormat::Text);
         let membership = TokenSigner::from_seed("membership", &[1; 32]);
         let inner = Inner {
             signer: TokenSigner::from_seed(EDGE_ID, &[2; 32]),
@@ -324,7 +325,7 @@ impl Edge {
             let mut petals = self.0.petals.lock().unwrap();
             let petal = petals.entry(ticket.manifest).or_default();
             let before = petal.members.insert(agent, (join.clone(), down.clone()));
-            let again = before.is_some_and(|(before, _)| before.address == join.address);
+            let again = before.is_some_and(|(before, _)| before.address == join.address && before.wants);
             self.plan(petal, manifest, join.wants && !again)
         };
         for (outbox, message) in messages {
