@@ -174,7 +174,8 @@ async fn build(
     let ends = || (tasks.clone(), shutdown.clone());
     let fill = Fill::open(&config.state.join("chunks"), limits, fleet.clone(), metrics.clone(), ends()).await?;
     let fill = Arc::new(fill);
-    let spool = Arc::new(Spool::open(&config.state.join("spool"), limits.spool).context("cannot open the usage spool")?);
+    let spool =
+        Arc::new(Spool::open(&config.state.join("spool"), limits.spool).context("cannot open the usage spool")?);
     let signer = TokenSigner::from_seed(identity.node_id.as_str(), &identity.ticket_seed);
     let (petal, actor) = PetalHandle::new(&identity.node_id, signer.clone());
     let current = installation.borrow().clone();
@@ -184,7 +185,13 @@ async fn build(
         signer,
         view: Current::new(current),
         lookup: Arc::new(Lookup::new(fleet.clone(), Arc::new(lookups), tasks.clone(), shutdown.clone())),
-        plaintext: Plaintext::new(limits.plaintext_cache, fill.clone(), metrics.clone(), tasks.clone(), shutdown.clone()),
+        plaintext: Plaintext::new(
+            limits.plaintext_cache,
+            fill.clone(),
+            metrics.clone(),
+            tasks.clone(),
+            shutdown.clone(),
+        ),
         meter: Meter { spool: spool.clone(), metrics: metrics.clone() },
         sessions: Sessions::new(limits.sessions),
         uplink: limits.uplink.map(Uplink::new),
@@ -280,7 +287,9 @@ fn names(leaf: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return Vec::new() };
     let Ok(Some(extension)) = parsed.subject_alternative_name() else { return Vec::new() };
     let names = extension.value.general_names.iter();
-    names.filter_map(|name| if let GeneralName::DNSName(name) = name { Some(name.to_ascii_lowercase()) } else { None }).collect()
+    names
+        .filter_map(|name| if let GeneralName::DNSName(name) = name { Some(name.to_ascii_lowercase()) } else { None })
+        .collect()
 }
 
 fn covers(name: &str, host: &str) -> bool {

@@ -159,7 +159,8 @@ impl Fill {
         let mut last = "there is no origin".to_owned();
         let edge = self.fleet.edge_of_chunk(wanted.name.as_bytes()).filter(|_| reach == Reach::Fleet);
         let origins = self.fleet.origins(wanted.name.as_bytes());
-        let sources = edge.map(|edge| ("edge", edge)).into_iter().chain(origins.into_iter().map(|node| ("origin", node)));
+        let sources =
+            edge.map(|edge| ("edge", edge)).into_iter().chain(origins.into_iter().map(|node| ("origin", node)));
         for (kind, source) in sources {
             match self.fetch_from(&source, wanted).await {
                 Ok(bytes) => {

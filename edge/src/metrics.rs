@@ -49,7 +49,11 @@ impl Metrics {
         registry.register("reader_bytes", "Plaintext bytes sent to readers", self.reader_bytes.clone());
         registry.register("sent_bytes", "Ciphertext bytes sent to agents", self.sent_bytes.clone());
         registry.register("sessions", "Live sessions of agents", self.sessions.clone());
-        registry.register("spool_bytes", "Usage on disk that the control plane does not have", self.spool_bytes.clone());
+        registry.register(
+            "spool_bytes",
+            "Usage on disk that the control plane does not have",
+            self.spool_bytes.clone(),
+        );
     }
 
     /// A reader was answered.

@@ -18,8 +18,8 @@ use umbel_service::unix_now;
 use umbel_swarm::{AgentId, Complaint as Grievance, Locality, Petal, PetalAction, PetalConfig};
 use umbel_wire::{
     agent::{
-        self, Complaint, Departure, Have, Introduction, Leave, PeerAddress, PeerOffer, Refusal, Share, complaint::Reason,
-        from_edge::Message,
+        self, Complaint, Departure, Have, Introduction, Leave, PeerAddress, PeerOffer, Refusal, Share,
+        complaint::Reason, from_edge::Message,
     },
     token::{Ticket, TokenSigner},
 };
@@ -266,7 +266,8 @@ impl PetalActor {
                 self.push(agent, Message::Share(Share { manifest_id: id(version), chunks }));
             }
             PetalAction::Introduce { to, version, peers } => {
-                let peers: Vec<PeerOffer> = peers.into_iter().filter_map(|peer| self.offer(to, version, peer)).collect();
+                let peers: Vec<PeerOffer> =
+                    peers.into_iter().filter_map(|peer| self.offer(to, version, peer)).collect();
                 if !peers.is_empty() {
                     self.push(to, Message::Introduction(Introduction { manifest_id: id(version), peers }));
                 }

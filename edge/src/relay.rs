@@ -7,7 +7,10 @@ use iroh_relay::server::{
     Access, AccessControl, CertConfig, ClientRequest, QuicConfig, RelayConfig, Server, ServerConfig, TlsConfig,
 };
 use tracing::debug;
-use umbel_service::{tls::{self, ClientAuth, LiveCertificate}, unix_now};
+use umbel_service::{
+    tls::{self, ClientAuth, LiveCertificate},
+    unix_now,
+};
 
 use crate::{agents, config::Config, core::Core};
 
@@ -48,7 +51,11 @@ impl AccessControl for MembersOnly {
 }
 
 /// Starts relay and address discovery; both end when the server is dropped.
-pub(crate) async fn start(core: Arc<Core>, config: &Config, certificate: Arc<LiveCertificate>) -> anyhow::Result<Server> {
+pub(crate) async fn start(
+    core: Arc<Core>,
+    config: &Config,
+    certificate: Arc<LiveCertificate>,
+) -> anyhow::Result<Server> {
     let mut tls = tls::server(certificate, ClientAuth::None)?.as_ref().clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     // The captive portal's check is not offered to anyone.

@@ -1,11 +1,18 @@
 //! Answers readers: GET and HEAD of a site's objects, as a shared cache would (RFC 9110, 9111, 9211).
 
-use std::{ops::Range, sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use tracing::error;
 use umbel_content::{ObjectPath, PathError};
+use umbel_http_cache::{
+    Body as PlannedBody, Boundary, CacheStatus, ETag, Forward, Plan, Representation, Validators, decide,
+};
 use umbel_service::{listen::Connection, unix_now};
 use umbel_wire::control::Site;
 
@@ -20,20 +27,28 @@ use crate::{
 };
 
 mod body;
-mod plan;
 
 use body::Part;
-use plan::{Plan, Representation};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// Separates the parts of a multipart answer; random enough not to stand in content.
-const BOUNDARY: &str = "umbel-5f0c9e1b7a3d4c68";
+/// As this cache calls itself in `Cache-Status`.
+const CACHE_NAME: &str = "umbel-edge";
 
 /// Fields that describe the connection or that the edge writes itself: an object cannot set them.
 const OURS: [&str; 12] = [
-    "accept-ranges", "age", "cache-status", "connection", "content-length", "content-range", "content-type", "date", "etag",
-    "last-modified", "transfer-encoding", "upgrade",
+    "accept-ranges",
+    "age",
+    "cache-status",
+    "connection",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "etag",
+    "last-modified",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// Answers one request of a reader.
@@ -60,9 +75,11 @@ async fn serve(core: &Arc<Core>, request: &Parts) -> Answered {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(not_allowed().into());
     }
-    let path = ObjectPath::from_uri(request.uri.path()).and_then(route::object).map_err(|error| Box::new(bad_path(&error)))?;
+    let path =
+        ObjectPath::from_uri(request.uri.path()).and_then(route::object).map_err(|error| Box::new(bad_path(&error)))?;
     let grant = access::brought(&request.headers, &request.uri);
-    access::check(site, &view.reader_keys(&site.id), path.as_str(), grant, unix_now()).map_err(|error| Box::new(no_access(error)))?;
+    access::check(site, &view.reader_keys(&site.id), path.as_str(), grant, unix_now())
+        .map_err(|error| Box::new(no_access(error)))?;
     let found = core.lookup.current(site, &path).await;
     let version = found.map_err(|error| {
         let response = no_version(&error);
@@ -121,43 +138,54 @@ fn no_version(error: &LookupError) -> Response<Body> {
 }
 
 async fn respond(core: &Arc<Core>, request: &Parts, site: &Site, version: Arc<Version>) -> Answered {
-    let object = representation(&version);
-    let plan = plan::decide(&request.method, &request.headers, &object);
-    let (status, parts) = match plan {
-        Plan::Whole => (StatusCode::OK, vec![Part::Object(0..object.length)]),
-        Plan::Partial(ranges) => (StatusCode::PARTIAL_CONTENT, partial(&version, &object, &ranges)),
-        Plan::NotModified => (StatusCode::NOT_MODIFIED, Vec::new()),
-        Plan::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, Vec::new()),
-        Plan::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, Vec::new()),
-    };
-    let has_body = status.is_success() && request.method == Method::GET;
-    let first = if has_body { first_chunk(core, &version, &parts).await? } else { None };
+    let representation = representation(&version).map_err(|text| Box::new(unservable(&version, &text)))?;
+    let Plan { status, headers, body } = decide(&request.method, &request.headers, &representation);
+    let parts = parts(body, representation.length);
+    let first = first_chunk(core, &version, &parts).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
-    let fields = response.headers_mut();
-    describe(fields, site, &version, &object);
-    if status == StatusCode::RANGE_NOT_SATISFIABLE {
-        put(fields, header::CONTENT_RANGE, &format!("bytes */{}", object.length));
-    }
-    if status.is_success() {
-        describe_body(fields, &version, &object, &parts, status);
-    } else if status != StatusCode::NOT_MODIFIED {
-        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-    }
+    describe(response.headers_mut(), site, &version);
+    response.headers_mut().extend(headers);
     let found = first.as_ref().map_or(Found::Memory, |(_, found)| *found);
-    put(fields, CACHE_STATUS, cache_status(found));
+    response.headers_mut().insert(CACHE_STATUS, cache_status(found).to_value());
     let meter = core.meter.response(&site.id, version.manifest.path().as_str(), status);
-    if has_body {
+    if !parts.is_empty() {
         *response.body_mut() = body::body(core.clone(), version, parts, first.map(|(plain, _)| plain), meter);
     }
     Ok(response)
 }
 
-fn representation(version: &Version) -> Representation {
-    Representation {
-        etag: format!("\"{}\"", version.manifest.version_id()),
-        modified: plan::seconds(version.manifest.created_ms()),
-        length: version.manifest.layout().length(),
+fn representation(version: &Version) -> Result<Representation, String> {
+    let manifest = &version.manifest;
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_millis(manifest.created_ms());
+    let etag = ETag::strong(&manifest.version_id().to_string()).map_err(|error| error.to_string())?;
+    let boundary = Boundary::new(&format!("umbel-{:032x}", rand::random::<u128>()));
+    Ok(Representation {
+        length: manifest.layout().length(),
+        media_type: HeaderValue::from_str(manifest.media_type()).map_err(|error| error.to_string())?,
+        validators: Validators::new(etag, Some(modified)),
+        boundary: boundary.map_err(|error| error.to_string())?,
+    })
+}
+
+/// Manifests are checked, so this never happens; if it does, it is the origin's doing.
+fn unservable(version: &Version, reason: &str) -> Response<Body> {
+    error!(path = %version.manifest.path(), reason, "an object cannot be described in HTTP");
+    refusal(StatusCode::BAD_GATEWAY, reason)
+}
+
+/// The plan's body as what is to be streamed.
+fn parts(body: PlannedBody, length: u64) -> Vec<Part> {
+    match body {
+        PlannedBody::None => Vec::new(),
+        PlannedBody::Whole => vec![Part::Object(0..length)],
+        PlannedBody::Range(range) => vec![Part::Object(range)],
+        PlannedBody::Multi(framing) => {
+            let framed = framing.parts().iter();
+            let pairs =
+                framed.flat_map(|part| [Part::Text(part.header.clone().into()), Part::Object(part.range.clone())]);
+            pairs.chain([Part::Text(framing.closing().into())]).collect()
+        }
     }
 }
 
@@ -180,30 +208,8 @@ async fn first_chunk(
     })
 }
 
-/// One range is the body; more are a multipart body (RFC 9110, section 14.6).
-fn partial(version: &Version, object: &Representation, ranges: &[Range<u64>]) -> Vec<Part> {
-    if let [one] = ranges {
-        return vec![Part::Object(one.clone())];
-    }
-    let mut parts = Vec::with_capacity(2 * ranges.len() + 1);
-    for range in ranges {
-        let head = format!(
-            "\r\n--{BOUNDARY}\r\nContent-Type: {}\r\nContent-Range: {}\r\n\r\n",
-            version.manifest.media_type(),
-            content_range(range, object.length)
-        );
-        parts.extend([Part::Text(head.into()), Part::Object(range.clone())]);
-    }
-    parts.push(Part::Text(Bytes::from(format!("\r\n--{BOUNDARY}--\r\n"))));
-    parts
-}
-
-fn content_range(range: &Range<u64>, length: u64) -> String {
-    format!("bytes {}-{}/{length}", range.start, range.end - 1)
-}
-
-/// Fields of every answer about the object, 304 included (RFC 9110, section 15.4.5).
-fn describe(fields: &mut HeaderMap, site: &Site, version: &Version, object: &Representation) {
+/// Fields of every answer about the object that do not depend on the request.
+fn describe(fields: &mut HeaderMap, site: &Site, version: &Version) {
     let stored = version.manifest.fields().iter().filter(|(name, _)| !OURS.contains(&name.as_str()));
     for (name, value) in stored {
         let (name, value) = (HeaderName::try_from(name.as_str()), HeaderValue::from_bytes(value.as_bytes()));
@@ -211,9 +217,6 @@ fn describe(fields: &mut HeaderMap, site: &Site, version: &Version, object: &Rep
             fields.append(name, value);
         }
     }
-    put(fields, header::ETAG, &object.etag);
-    put(fields, header::LAST_MODIFIED, &httpdate::fmt_http_date(object.modified.min(SystemTime::now())));
-    fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     fields.insert(header::AGE, HeaderValue::from(version.age()));
     let policy = site.policy.as_ref().map(|policy| policy.cache_control.as_str()).filter(|text| !text.is_empty());
     if let (Some(policy), false) = (policy, fields.contains_key(header::CACHE_CONTROL)) {
@@ -224,23 +227,10 @@ fn describe(fields: &mut HeaderMap, site: &Site, version: &Version, object: &Rep
     }
 }
 
-fn describe_body(fields: &mut HeaderMap, version: &Version, object: &Representation, parts: &[Part], status: StatusCode) {
-    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(parts.iter().map(Part::length).sum::<u64>()));
-    match parts {
-        [Part::Object(range)] => {
-            put(fields, header::CONTENT_TYPE, version.manifest.media_type());
-            if status == StatusCode::PARTIAL_CONTENT {
-                put(fields, header::CONTENT_RANGE, &content_range(range, object.length));
-            }
-        }
-        _ => put(fields, header::CONTENT_TYPE, &format!("multipart/byteranges; boundary={BOUNDARY}")),
-    }
-}
-
-fn cache_status(found: Found) -> &'static str {
+fn cache_status(found: Found) -> CacheStatus {
     match found {
-        Found::Memory | Found::Disk => "umbel-edge; hit",
-        Found::Filled => "umbel-edge; fwd=miss; stored",
+        Found::Memory | Found::Disk => CacheStatus::hit(CACHE_NAME),
+        Found::Filled => CacheStatus { stored: true, ..CacheStatus::forward(CACHE_NAME, Forward::UriMiss) },
     }
 }
 

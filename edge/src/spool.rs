@@ -324,7 +324,11 @@ impl State {
     fn owe(&mut self, served: &Served) {
         let key = batch::key(served);
         if self.owed.len() >= MAX_OWED && !self.owed.contains_key(&key) {
-            error!(site = served.site_id, bytes = served.bytes, "usage of a reader is lost: no disk and no room in memory");
+            error!(
+                site = served.site_id,
+                bytes = served.bytes,
+                "usage of a reader is lost: no disk and no room in memory"
+            );
             return;
         }
         let sum = self.owed.entry(key).or_default();

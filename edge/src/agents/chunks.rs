@@ -73,7 +73,10 @@ fn answer(core: &Arc<Core>, sealed: Bytes) -> Response<Body> {
     response
 }
 
-fn paced(core: Arc<Core>, sealed: Bytes) -> Pin<Box<dyn Stream<Item = Result<Bytes, std::convert::Infallible>> + Send>> {
+fn paced(
+    core: Arc<Core>,
+    sealed: Bytes,
+) -> Pin<Box<dyn Stream<Item = Result<Bytes, std::convert::Infallible>> + Send>> {
     Box::pin(stream::unfold((core, sealed), |(core, mut rest)| async move {
         if rest.is_empty() {
             return None;

@@ -20,8 +20,7 @@ use crate::{
     core::Core,
     fill::{FillError, Reach, Wanted},
     lookup::{LookupError, Version},
-    route,
-    site,
+    route, site,
     view::View,
 };
 
@@ -92,7 +91,14 @@ async fn inline(core: &Arc<Core>, version: &Version) -> Bytes {
     sealed
 }
 
-fn reply(core: &Core, view: &View, session: &Session, site: &Site, version: &Version, inline_chunk: Bytes) -> OpenReply {
+fn reply(
+    core: &Core,
+    view: &View,
+    session: &Session,
+    site: &Site,
+    version: &Version,
+    inline_chunk: Bytes,
+) -> OpenReply {
     OpenReply {
         manifest: Some(version.signed.to_proto()),
         site_key: site.public_key.clone(),

@@ -24,11 +24,8 @@ pub(super) async fn report(core: &Arc<Core>, session: &Session, request: ReportR
         return Err(Status::invalid_argument(format!("more than {MAX_RECEIPTS} receipts in one report")));
     }
     let view = core.view.load_full();
-    let checked: Vec<Result<Received, String>> = request
-        .receipts
-        .iter()
-        .map(|receipt| check(receipt, &view.ticket_keys, &session.agent))
-        .collect();
+    let checked: Vec<Result<Received, String>> =
+        request.receipts.iter().map(|receipt| check(receipt, &view.ticket_keys, &session.agent)).collect();
     let refusals = checked.iter().map(|outcome| outcome.as_ref().err().cloned().unwrap_or_default()).collect();
     let taken: Vec<Received> = checked.into_iter().filter_map(Result::ok).collect();
     let count = taken.len();

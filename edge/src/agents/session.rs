@@ -21,10 +21,7 @@ use tracing::{debug, info, warn};
 use umbel_content::ManifestId;
 use umbel_service::unix_now;
 use umbel_wire::{
-    agent::{
-        FromAgent, FromEdge, Goodbye, Heartbeat, Welcome, from_agent,
-        from_edge::Message,
-    },
+    agent::{FromAgent, FromEdge, Goodbye, Heartbeat, Welcome, from_agent, from_edge::Message},
     token::{AgentId, Membership},
 };
 
@@ -211,7 +208,12 @@ fn new_bearer() -> String {
 }
 
 /// Listens and talks until one side ends it; returns why.
-async fn converse(core: &Arc<Core>, session: &Arc<Session>, mut inbox: Streaming<FromAgent>, expires: u64) -> &'static str {
+async fn converse(
+    core: &Arc<Core>,
+    session: &Arc<Session>,
+    mut inbox: Streaming<FromAgent>,
+    expires: u64,
+) -> &'static str {
     let mut changes = core.view.changes();
     let mut fleet = core.view.load().fleet.clone();
     let mut beats = interval(HEARTBEAT);
@@ -258,6 +260,7 @@ async fn handle(core: &Arc<Core>, session: &Arc<Session>, message: FromAgent) {
         Some(from_agent::Message::Leave(leave)) => core.petal.leave(session, leave).await,
         Some(from_agent::Message::Complaint(complaint)) => core.petal.complaint(session, complaint).await,
         // A second Hello or Proof says nothing new.
-        Some(from_agent::Message::Heartbeat(_) | from_agent::Message::Hello(_) | from_agent::Message::Proof(_)) | None => {}
+        Some(from_agent::Message::Heartbeat(_) | from_agent::Message::Hello(_) | from_agent::Message::Proof(_))
+        | None => {}
     }
 }

@@ -87,7 +87,9 @@ impl Table {
 fn open_or_begin(file: &Path) -> anyhow::Result<Database> {
     match Database::create(file) {
         Ok(database) => Ok(database),
-        Err(redb::DatabaseError::DatabaseAlreadyOpen) => anyhow::bail!("{} is in use by another process", file.display()),
+        Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
+            anyhow::bail!("{} is in use by another process", file.display())
+        }
         Err(error) => {
             warn!(%error, file = %file.display(), "the lookup table is damaged, beginning anew");
             std::fs::remove_file(file)?;

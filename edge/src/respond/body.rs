@@ -21,16 +21,6 @@ pub(super) enum Part {
     Object(Range<u64>),
 }
 
-impl Part {
-    /// Bytes.
-    pub(super) fn length(&self) -> u64 {
-        match self {
-            Self::Text(text) => text.len() as u64,
-            Self::Object(range) => range.end - range.start,
-        }
-    }
-}
-
 /// A step of a body: at most one chunk.
 enum Step {
     Text(Bytes),

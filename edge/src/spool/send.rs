@@ -28,7 +28,12 @@ pub(crate) async fn run(spool: Arc<Spool>, channel: Channel, shutdown: Cancellat
         let wait = match outcome {
             Ok(()) => None,
             Err(error) => {
-                warn!(error = format!("{error:#}"), waiting = spool.bytes(), ?pause, "usage not delivered, trying again");
+                warn!(
+                    error = format!("{error:#}"),
+                    waiting = spool.bytes(),
+                    ?pause,
+                    "usage not delivered, trying again"
+                );
                 Some(pause)
             }
         };

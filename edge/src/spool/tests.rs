@@ -77,7 +77,8 @@ fn sums_and_maxima() {
         usage("/b", 4).into(),
     ];
     let batch = batch::build(7, records);
-    let served: Vec<_> = batch.served.iter().map(|served| (served.path.as_str(), served.requests, served.bytes)).collect();
+    let served: Vec<_> =
+        batch.served.iter().map(|served| (served.path.as_str(), served.requests, served.bytes)).collect();
     assert_eq!(served, [("/a", 2, 3), ("/b", 1, 4)]);
     assert_eq!(batch.received.iter().map(|received| received.bytes).collect::<Vec<_>>(), [9, 1]);
 }

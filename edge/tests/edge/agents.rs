@@ -145,7 +145,8 @@ async fn a_revoked_agent_is_told_and_dropped() {
     let edge = network.edge("e1", state.path()).await;
     let mut agent = Agent::new(&network, &edge, 3).await;
     network.revoke(id(&agent.key));
-    let goodbye = agent.next(|message| if let Message::Goodbye(goodbye) = message { Some(goodbye) } else { None }).await;
+    let goodbye =
+        agent.next(|message| if let Message::Goodbye(goodbye) = message { Some(goodbye) } else { None }).await;
     assert!(goodbye.revoked);
     assert!(agent.down.message().await.unwrap().is_none(), "and the stream ends");
     edge.stop().await;
@@ -252,7 +253,8 @@ async fn two_agents_are_shared_out_and_introduced() {
     assert_eq!(ticket.allows(&id(&two.key), Some(&id(&one.key))), Ok(()));
     assert_eq!(ticket.path, "/big");
     drop(one);
-    let departed = two.next(|message| if let Message::Departure(departed) = message { Some(departed) } else { None }).await;
+    let departed =
+        two.next(|message| if let Message::Departure(departed) = message { Some(departed) } else { None }).await;
     assert_eq!(departed.peer.as_ref(), address.peer.as_ref());
     // Somebody else's ticket, and a bitmap that does not fit.
     let refusal = |message| if let Message::Refusal(refusal) = message { Some(refusal.reason) } else { None };

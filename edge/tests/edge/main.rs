@@ -1,6 +1,7 @@
 //! An edge as its clients see it: real sockets, real TLS, real certificates.
 
-#![allow(missing_docs, unreachable_pub)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(unreachable_pub, reason = "the modules of a test have no outside")]
 
 mod agents;
 mod network;

@@ -94,7 +94,8 @@ impl Origin {
         let layout = ChunkLayout::new(content.len() as u64, 64 * 1024).unwrap();
         let key = ContentKey::from_bytes(rand::random());
         let version = VersionId::from_bytes(rand::random());
-        let chunk = |(index, plain): (usize, &[u8])| seal(&key, &version, ChunkIndex::new(index as u32), plain.to_vec());
+        let chunk =
+            |(index, plain): (usize, &[u8])| seal(&key, &version, ChunkIndex::new(index as u32), plain.to_vec());
         let sealed: Vec<Vec<u8>> = content.chunks(64 * 1024).enumerate().map(chunk).collect();
         let draft = Draft {
             site: site_name(site).parse().unwrap(),

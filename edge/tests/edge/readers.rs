@@ -46,7 +46,7 @@ async fn whole_objects_and_their_fields() {
         let response = get(&client, "https://docs.test/empty", &[]).await;
         assert_eq!((response.status(), response.content_length()), (StatusCode::OK, Some(0)));
         let response = get(&client, "https://docs.test/big", &[]).await;
-        let expected = if h2 { "umbel-edge; hit" } else { "umbel-edge; fwd=miss; stored" };
+        let expected = if h2 { "umbel-edge; hit" } else { "umbel-edge; fwd=uri-miss; stored" };
         assert!(field(&response, "cache-status").starts_with(expected), "{}", field(&response, "cache-status"));
         assert_eq!(response.bytes().await.unwrap(), content(BIG));
         let head = client.head("https://docs.test/big").send().await.unwrap();
