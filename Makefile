@@ -13,7 +13,7 @@ NEXTEST_VERSION := 0.9
 DEMO_PACKAGES := postgresql build-essential pkg-config curl ca-certificates
 TEST_PACKAGES := rclone s3cmd python3-venv
 
-.PHONY: help demo deps test check fmt clippy doc purity nextest e2e test-deps
+.PHONY: help demo deps test check fmt clippy doc purity nextest test-deps
 
 help:
 	@echo "make demo    a whole network on this machine, with real content going through it"
@@ -52,5 +52,4 @@ test: test-deps check
 	$(MAKE) --no-print-directory nextest
 
 nextest:
-	$(CARGO) build -p umbel
 	PATH="$(CURDIR)/$(PYTHON)/bin:$$PATH" $(CARGO) nextest run --workspace

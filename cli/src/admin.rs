@@ -132,7 +132,11 @@ impl Session {
     /// GETs a list and shows it.
     async fn list(&self, path: &str, columns: &[show::Column]) -> anyhow::Result<()> {
         let list = self.api.get(path).await?;
-        if self.json { show::json(&list) } else { show::rows(&list, columns) }
+        if self.json {
+            show::json(&list)
+        } else {
+            show::rows(&list, columns)
+        }
         Ok(())
     }
 

@@ -98,9 +98,8 @@ impl AgentCommand {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Enroll(args) => runtime::client(enroll(&args)),
-            Self::Run(args) => args.serve(service_config(&args)?, async |config, stop| {
-                Ok(umbel_agent::service::run(config, stop).await?)
-            }),
+            Self::Run(args) => args
+                .serve(service_config(&args)?, async |config, stop| Ok(umbel_agent::service::run(config, stop).await?)),
             Self::Status(args) => runtime::client(status(&args)),
             Self::Flush(args) => runtime::client(flush(&args)),
             Self::CheckConfig(args) => {
@@ -154,18 +153,28 @@ fn tell(prompt: &Prompt, as_json: bool) {
 async fn status(args: &FaceArgs) -> anyhow::Result<()> {
     let status = face(args).await?.status().await?;
     let status = serde_json::to_value(status)?;
-    if args.json { show::json(&status) } else { show::fields(&status) }
+    if args.json {
+        show::json(&status)
+    } else {
+        show::fields(&status)
+    }
     Ok(())
 }
 
 async fn flush(args: &FaceArgs) -> anyhow::Result<()> {
     let dropped = face(args).await?.flush().await?;
-    if args.json { show::json(&json!({ "dropped_versions": dropped })) } else { println!("dropped {dropped} versions") }
+    if args.json {
+        show::json(&json!({ "dropped_versions": dropped }))
+    } else {
+        println!("dropped {dropped} versions")
+    }
     Ok(())
 }
 
 async fn face(args: &FaceArgs) -> anyhow::Result<LocalClient> {
     let state = args.place.config()?.state;
     let face = LocalClient::connect(&state).await;
-    face.with_context(|| format!("no agent runs in the background in {}: start it with `umbel agent run`", state.display()))
+    face.with_context(|| {
+        format!("no agent runs in the background in {}: start it with `umbel agent run`", state.display())
+    })
 }

@@ -40,8 +40,10 @@ const OVERHEAD_BYTES: u64 = 300 * 1000 * 1000;
 
 /// What `umbel demo` takes.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status: 0 when every byte was right, peers carried part of the load and usage equals what was \
-                        delivered; 1 otherwise.")]
+#[command(
+    after_help = "Exit status: 0 when every byte was right, peers carried part of the load and usage equals what was \
+                        delivered; 1 otherwise."
+)]
 pub(crate) struct DemoArgs {
     /// End after the check instead of staying up
     #[arg(long)]

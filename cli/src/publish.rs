@@ -98,7 +98,12 @@ fn tell(args: &PublishArgs, plan: &Plan, skipped: &[walk::Skipped], outcome: &Ou
     if args.dry_run {
         plan.uploads.iter().for_each(|file| println!("upload {} ({})", file.key, show::bytes(file.size)));
         plan.deletions.iter().for_each(|key| println!("delete {key}"));
-        return println!("{} to upload, {} to delete, {} unchanged", plan.uploads.len(), plan.deletions.len(), plan.unchanged);
+        return println!(
+            "{} to upload, {} to delete, {} unchanged",
+            plan.uploads.len(),
+            plan.deletions.len(),
+            plan.unchanged
+        );
     }
     println!(
         "{}: {} uploaded ({}), {} deleted, {} unchanged, {} skipped",
@@ -111,12 +116,7 @@ fn tell(args: &PublishArgs, plan: &Plan, skipped: &[walk::Skipped], outcome: &Ou
     );
 }
 
-fn summary(
-    args: &PublishArgs,
-    plan: &Plan,
-    skipped: &[walk::Skipped],
-    outcome: &Outcome,
-) -> serde_json::Value {
+fn summary(args: &PublishArgs, plan: &Plan, skipped: &[walk::Skipped], outcome: &Outcome) -> serde_json::Value {
     let skipped = skipped.iter().map(|skipped| json!({ "path": skipped.path, "reason": skipped.reason.to_string() }));
     json!({
         "site": args.site,

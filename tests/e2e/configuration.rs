@@ -1,5 +1,7 @@
 //! What a malformed configuration gets: every mistake at once, status 78, and no port bound.
 
+#![cfg(test)]
+
 use std::{fs, net::TcpListener, process::Command};
 
 fn check(service: &str, text: &str, expected: &[&str]) {
@@ -21,10 +23,18 @@ fn every_mistake_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap();
     let common = format!("ops_listen = \"{taken}\"\ntypo = 1\n");
-    check("control-plane", &format!("listen = \"nowhere\"\n{common}"), &["config.toml:1", "config.toml:3", "public_url"]);
+    check(
+        "control-plane",
+        &format!("listen = \"nowhere\"\n{common}"),
+        &["config.toml:1", "config.toml:3", "public_url"],
+    );
     check("origin", &format!("s3_listen = \"nowhere\"\n{common}"), &["config.toml:1", "config.toml:3"]);
     check("edge", &format!("public_listen = \"nowhere\"\n{common}"), &["config.toml:1", "config.toml:3", "public_url"]);
-    check("agent", "peers = \"perhaps\"\nlimits.upload-rate = \"fast\"\ntypo = 1\n", &["config.toml:1", "config.toml:2", "config.toml:3"]);
+    check(
+        "agent",
+        "peers = \"perhaps\"\nlimits.upload-rate = \"fast\"\ntypo = 1\n",
+        &["config.toml:1", "config.toml:2", "config.toml:3"],
+    );
 }
 
 #[test]
@@ -33,5 +43,17 @@ fn a_file_that_is_not_there() {
         let command = [service, "run", "--config", "/nonexistent/umbel.toml"];
         let output = Command::new(env!("CARGO_BIN_EXE_umbel")).args(command).output().unwrap();
         assert_eq!(output.status.code(), Some(78), "{service}");
+    }
+}
+
+#[test]
+fn the_examples_are_right() {
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    for service in ["control-plane", "origin", "edge", "agent"] {
+        let file = deploy.join(format!("{service}.toml"));
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_umbel")).args([service, "check-config", "--config"]).arg(file).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{service}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -1,6 +1,8 @@
 //! Processes of a running network are killed without warning while content goes through it. At the end all bytes must be right,
 //! no usage lost and none counted twice: that is what `umbel demo --once` itself checks.
 
+#![cfg(test)]
+
 mod support;
 
 use std::{

@@ -1,5 +1,7 @@
 //! Runs `umbel demo --once` over trees that are awkward on purpose.
 
+#![cfg(test)]
+
 mod support;
 
 use std::{fs, path::Path};

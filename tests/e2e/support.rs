@@ -1,5 +1,7 @@
 //! A demo under test: its state folder, its ports, and what may be left of it.
 
+#![expect(dead_code, reason = "each test program uses some of it")]
+
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
@@ -14,25 +16,25 @@ use tempfile::TempDir;
 const SPAN: u16 = 40;
 
 /// A demo with a state folder of its own.
-pub struct Demo {
+pub(crate) struct Demo {
     state: TempDir,
     base_port: u16,
 }
 
 impl Demo {
     /// Where Postgres' user may go as well, when root runs the tests.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let state = tempfile::Builder::new().prefix("umbel-e2e-").tempdir_in("/tmp").unwrap();
         let open = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o711);
         fs::set_permissions(state.path(), open).unwrap();
         Self { state, base_port: free_base() }
     }
 
-    pub fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.state.path().join("d")
     }
 
-    pub fn command(&self, folder: &Path) -> Command {
+    pub(crate) fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_umbel"));
         command.args(["demo", "--once", "--json", "--base-port", &self.base_port.to_string()]);
         command.arg("--dir").arg(folder).arg("--state").arg(self.state());
@@ -40,13 +42,13 @@ impl Demo {
     }
 
     /// Runs it to its end; returns what it reports.
-    pub fn once(&self, folder: &Path, more: &[&str]) -> Value {
+    pub(crate) fn once(&self, folder: &Path, more: &[&str]) -> Value {
         let child = self.command(folder).args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         self.report(child)
     }
 
     /// What a started demo reports at its end.
-    pub fn report(&self, child: Child) -> Value {
+    pub(crate) fn report(&self, child: Child) -> Value {
         let output = child.wait_with_output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         let report = serde_json::from_slice(&output.stdout);
@@ -56,19 +58,19 @@ impl Demo {
     }
 
     /// Runs it, expecting that it fails; returns its status and what it said.
-    pub fn fail(&self, folder: &Path) -> (i32, String) {
+    pub(crate) fn fail(&self, folder: &Path) -> (i32, String) {
         let output = self.command(folder).output().unwrap();
         assert!(!output.status.success());
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     }
 
     /// One of its ports, taken until it is dropped.
-    pub fn take_a_port(&self) -> TcpListener {
+    pub(crate) fn take_a_port(&self) -> TcpListener {
         TcpListener::bind((Ipv4Addr::LOCALHOST, self.base_port + 5)).unwrap()
     }
 
     /// Processes by name, as the demo lists them now.
-    pub fn processes(&self) -> Vec<(String, i32)> {
+    pub(crate) fn processes(&self) -> Vec<(String, i32)> {
         let text = fs::read(self.state().join("processes.json")).unwrap_or_default();
         let table: Value = serde_json::from_slice(&text).unwrap_or_default();
         let entries = table.as_object().into_iter().flatten();
@@ -76,7 +78,7 @@ impl Demo {
     }
 
     /// No process has the state folder in its command line or as its working folder.
-    pub fn assert_nothing_runs(&self) {
+    pub(crate) fn assert_nothing_runs(&self) {
         let state = self.state().display().to_string();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -86,17 +88,23 @@ impl Demo {
     }
 
     /// No file of any agent holds a stretch of `plaintext`.
-    pub fn assert_agents_keep_no_plaintext(&self, plaintext: &[u8]) {
+    pub(crate) fn assert_agents_keep_no_plaintext(&self, plaintext: &[u8]) {
         let needles: Vec<&[u8]> = plaintext.chunks(64).step_by(20_000).collect();
         let agents = fs::read_dir(self.state()).unwrap().flatten();
-        let folders = agents.filter(|entry| entry.file_name().to_string_lossy().starts_with("agent-") && entry.path().is_dir());
+        let folders =
+            agents.filter(|entry| entry.file_name().to_string_lossy().starts_with("agent-") && entry.path().is_dir());
         let mut searched = 0;
         for folder in folders {
-            for file in walkdir::WalkDir::new(folder.path()).into_iter().flatten().filter(|entry| entry.file_type().is_file()) {
+            for file in
+                walkdir::WalkDir::new(folder.path()).into_iter().flatten().filter(|entry| entry.file_type().is_file())
+            {
                 let bytes = fs::read(file.path()).unwrap();
                 searched += bytes.len();
                 for needle in &needles {
-                    let found = bytes.windows(needle.len()).step_by(1).any(|window| window[0] == needle[0] && window == *needle);
+                    let found = bytes
+                        .windows(needle.len())
+                        .step_by(1)
+                        .any(|window| window[0] == needle[0] && window == *needle);
                     assert!(!found, "plaintext in {}", file.path().display());
                 }
             }
@@ -123,7 +131,7 @@ fn free_base() -> u16 {
 }
 
 /// Bytes that neither compress nor repeat, the same for the same seed.
-pub fn pattern(size: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn pattern(size: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {

@@ -27,7 +27,9 @@ impl Command {
                 ];
                 session.list("agents", &columns).await
             }
-            Self::Revoke { id } => session.delete(&format!("agents/{}", segment(&id)), &format!("membership of {id}")).await,
+            Self::Revoke { id } => {
+                session.delete(&format!("agents/{}", segment(&id)), &format!("membership of {id}")).await
+            }
         }
     }
 }

@@ -45,7 +45,11 @@ impl Command {
         match self {
             Self::Show { site } => {
                 let site = session.api.get(&format!("sites/{}", segment(&site))).await?;
-                if session.json { show::json(&site["policy"]) } else { show::fields(&site["policy"]) }
+                if session.json {
+                    show::json(&site["policy"])
+                } else {
+                    show::fields(&site["policy"])
+                }
                 Ok(())
             }
             Self::Set { site, wanted } => {

@@ -42,7 +42,9 @@ impl Command {
         let expires_in = expires_in.map(|life| life.as_secs());
         let trust_domain = trusted.then_some(TrustDomain::Trusted);
         match purpose {
-            Purpose::Origin => create(session, "join-tokens", &NewJoinToken { role: NodeRole::Origin, expires_in }).await,
+            Purpose::Origin => {
+                create(session, "join-tokens", &NewJoinToken { role: NodeRole::Origin, expires_in }).await
+            }
             Purpose::Edge => create(session, "join-tokens", &NewJoinToken { role: NodeRole::Edge, expires_in }).await,
             Purpose::Agent => {
                 create(session, "enrolment-tokens", &NewEnrolmentToken { uses, expires_in, trust_domain }).await

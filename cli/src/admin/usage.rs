@@ -55,7 +55,11 @@ impl UsageArgs {
             return Ok(());
         }
         let report: UsageReport = serde_json::from_value(answer)?;
-        if self.csv { csv(&report)? } else { table(self.by, &report) }
+        if self.csv {
+            csv(&report)?
+        } else {
+            table(self.by, &report)
+        }
         if report.truncated {
             eprintln!("umbel: there is more than these {} rows", report.rows.len());
         }

@@ -69,7 +69,8 @@ async fn on_one(agent: &Agent, tree: &Tree) -> OneAgent {
     // The largest first, on every agent: what takes long is shared by all from the beginning.
     let mut files: Vec<&Found> = tree.files.iter().collect();
     files.sort_by_key(|file| std::cmp::Reverse(file.size));
-    let mut results = stream::iter(files).map(|file| async move { (file, insist(agent, file).await) }).buffer_unordered(AT_ONCE);
+    let mut results =
+        stream::iter(files).map(|file| async move { (file, insist(agent, file).await) }).buffer_unordered(AT_ONCE);
     while let Some((file, result)) = results.next().await {
         match result {
             Ok(progress) => sum.add(file, &progress),
@@ -114,7 +115,8 @@ async fn compare(path: &Path, body: &mut (impl Stream<Item = anyhow::Result<Byte
     let mut source = source.map_err(Fault::BrokenOff)?;
     let (mut expected, mut offset) = (Vec::new(), 0_u64);
     loop {
-        let next = timeout(SILENCE, body.next()).await.context("nothing came for a minute").map_err(Fault::BrokenOff)?;
+        let next =
+            timeout(SILENCE, body.next()).await.context("nothing came for a minute").map_err(Fault::BrokenOff)?;
         let Some(bytes) = next.transpose().map_err(Fault::BrokenOff)? else { break };
         expected.resize(bytes.len(), 0);
         let read = source.read_exact(&mut expected).await;

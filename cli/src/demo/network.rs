@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use umbel_control_plane::api::{
-    AccountRole, DeviceDecision, ForAccount, NewAccount, NewEnrolmentToken, NewJoinToken, NewS3Credential, NewSite, NewToken,
-    NodeRole, PolicyChange, TrustDomain,
+    AccountRole, DeviceDecision, ForAccount, NewAccount, NewEnrolmentToken, NewJoinToken, NewS3Credential, NewSite,
+    NewToken, NodeRole, PolicyChange, TrustDomain,
 };
 
 use super::{
@@ -80,7 +80,13 @@ impl Building<'_> {
         let url_file = self.state.path("postgres.url");
         let _none = std::fs::remove_file(&url_file);
         let folder = self.state.path("postgres");
-        let args = ["demo-postgres".into(), "--folder".into(), folder.into(), "--url-file".into(), url_file.clone().into_os_string()];
+        let args = [
+            "demo-postgres".into(),
+            "--folder".into(),
+            folder.into(),
+            "--url-file".into(),
+            url_file.clone().into_os_string(),
+        ];
         self.supervisor.start(Spec::new("postgres", args), async || url_file.exists()).await?;
         std::fs::read_to_string(&url_file).context("cannot read where Postgres is")
     }
@@ -167,7 +173,8 @@ impl Building<'_> {
     async fn provider(&self, api: &Api) -> anyhow::Result<()> {
         let account = NewAccount { name: PROVIDER.into(), role: AccountRole::Provider, password: None };
         unless_there(api.post("accounts", serde_json::to_value(account)?).await)?;
-        let site = NewSite { name: SITE.into(), account: Some(PROVIDER.into()), hosts: vec![HOST.into()], public: true };
+        let site =
+            NewSite { name: SITE.into(), account: Some(PROVIDER.into()), hosts: vec![HOST.into()], public: true };
         unless_there(api.post("sites", serde_json::to_value(site)?).await)?;
         let policy = PolicyChange { public: Some(true), peers: Some(true), ..Default::default() };
         api.call(reqwest::Method::PATCH, &format!("sites/{SITE}/policy"), Some(serde_json::to_value(policy)?)).await?;
@@ -175,7 +182,8 @@ impl Building<'_> {
             return Ok(());
         }
         let wanted = ForAccount { account: Some(PROVIDER.into()), label: "demo".into() };
-        let made: NewS3Credential = serde_json::from_value(api.post("s3-credentials", serde_json::to_value(wanted)?).await?)?;
+        let made: NewS3Credential =
+            serde_json::from_value(api.post("s3-credentials", serde_json::to_value(wanted)?).await?)?;
         let text = format!(
             "endpoint = \"https://localhost:{}\"\naccess_key_id = {:?}\nsecret_access_key = {:?}\nca = {:?}\n",
             self.ports.s3(),
@@ -191,7 +199,11 @@ impl Building<'_> {
         for number in 1..=AGENTS {
             let config = self.agent_config(number)?;
             if !is_enrolled(&agent_folder(self.state, number)) {
-                if number <= AGENTS / 2 { self.enrol_by_token(api, number, &config).await? } else { self.enrol_by_code(api, number, &config).await? }
+                if number <= AGENTS / 2 {
+                    self.enrol_by_token(api, number, &config).await?
+                } else {
+                    self.enrol_by_code(api, number, &config).await?
+                }
             }
             let socket = umbel_agent::Config::default_in(agent_folder(self.state, number)).socket();
             let probe = move || {
@@ -205,7 +217,11 @@ impl Building<'_> {
 
     fn agent_config(&self, number: usize) -> anyhow::Result<PathBuf> {
         let folder = self.state.folder(&format!("agent-{number}"))?;
-        let text = format!("state = {:?}\nbind = [\"127.0.0.1:0\"]\n[limits]\ndisk = \"{}\"\n", folder.display().to_string(), self.cache);
+        let text = format!(
+            "state = {:?}\nbind = [\"127.0.0.1:0\"]\n[limits]\ndisk = \"{}\"\n",
+            folder.display().to_string(),
+            self.cache
+        );
         self.state.write(&format!("agent-{number}.toml"), &text)
     }
 
@@ -229,7 +245,8 @@ impl Building<'_> {
         let output = child.stdout.take().context("no output")?;
         let mut lines = BufReader::new(output).lines();
         if let Some(line) = lines.next_line().await? {
-            let prompt: serde_json::Value = serde_json::from_str(&line).context("the agent said something else than a code")?;
+            let prompt: serde_json::Value =
+                serde_json::from_str(&line).context("the agent said something else than a code")?;
             let code = prompt["user_code"].as_str().context("the agent showed no code")?;
             let decision = DeviceDecision { approve: true, trust_domain: Some(TrustDomain::Trusted) };
             api.post(&format!("device-codes/{}", rest::segment(code)), serde_json::to_value(decision)?).await?;

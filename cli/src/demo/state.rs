@@ -119,7 +119,9 @@ fn lock(folder: &Path) -> anyhow::Result<fs::File> {
     let file = fs::File::create(&path).with_context(|| format!("cannot use {}", folder.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => bail!("another demo runs in {}: stop it, or use --state", folder.display()),
+        Err(fs::TryLockError::WouldBlock) => {
+            bail!("another demo runs in {}: stop it, or use --state", folder.display())
+        }
         Err(fs::TryLockError::Error(error)) => Err(error).context("cannot lock the state folder"),
     }
 }
@@ -148,7 +150,8 @@ fn settle(folder: &Path, wanted: Option<u16>) -> anyhow::Result<u16> {
     let kept = files::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let Some(kept) = kept else {
         let marker = Marker { version: VERSION, base_port: wanted.unwrap_or(super::ports::USUAL_BASE) };
-        files::replace(&path, &serde_json::to_vec(&marker)?).with_context(|| format!("cannot write {}", path.display()))?;
+        files::replace(&path, &serde_json::to_vec(&marker)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
         return Ok(marker.base_port);
     };
     let marker: Option<Marker> = serde_json::from_slice(&kept).ok();

@@ -144,7 +144,12 @@ impl Supervisor {
         let child = self.supervised(&spec)?;
         let (endings_here, endings) = watch::channel(0);
         let stop = CancellationToken::new();
-        let mut starter = Self { program: self.program.clone(), logs: self.logs.clone(), table: self.table.clone(), processes: Vec::new() };
+        let mut starter = Self {
+            program: self.program.clone(),
+            logs: self.logs.clone(),
+            table: self.table.clone(),
+            processes: Vec::new(),
+        };
         let (name, stopping) = (spec.name.clone(), stop.clone());
         let task = tokio::spawn(async move { starter.keep(spec, child, endings_here, stopping).await });
         self.processes.push(Process { name, endings, stop, task: AbortOnDropHandle::new(task) });
@@ -207,7 +212,11 @@ impl Supervisor {
                 return Err(self.told(&process.name, ExitStatus::from_raw(1 << 8)));
             }
             if Instant::now() > deadline {
-                bail!("{} is not ready after {READY_DEADLINE:?}: see {}", process.name, self.log(&process.name).display());
+                bail!(
+                    "{} is not ready after {READY_DEADLINE:?}: see {}",
+                    process.name,
+                    self.log(&process.name).display()
+                );
             }
             sleep(PROBE_PAUSE).await;
         }

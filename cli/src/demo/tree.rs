@@ -57,7 +57,9 @@ fn stage(state: &State) -> anyhow::Result<PathBuf> {
         return Ok(staged);
     }
     match fs::remove_dir_all(&staged) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context("cannot prepare the content"),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context("cannot prepare the content");
+        }
         _ => {}
     }
     let found = find()?;

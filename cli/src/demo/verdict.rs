@@ -50,7 +50,12 @@ pub(super) fn reach(tree: &Tree, fetched: &Fetched, before: &Books, after: &Book
 fn right(tree: &Tree, fetched: &Fetched) -> Check {
     let wrong = fetched.wrong();
     let detail = match wrong.first() {
-        None => format!("{} files on {} agents, {}", tree.files.len(), fetched.agents.len(), show::bytes(fetched.delivered())),
+        None => format!(
+            "{} files on {} agents, {}",
+            tree.files.len(),
+            fetched.agents.len(),
+            show::bytes(fetched.delivered())
+        ),
         Some(first) => format!("{} wrong; first: {first}", wrong.len()),
     };
     Check { what: "every byte is right", holds: wrong.is_empty(), detail }
@@ -63,7 +68,11 @@ fn counted(fetched: &Fetched, since: Sums) -> Check {
 
 fn shared(since: Sums) -> Check {
     let percent = if since.total() == 0 { 0.0 } else { since.peer as f64 * 100.0 / since.total() as f64 };
-    Check { what: "peers carried part of the load", holds: since.peer > 0, detail: format!("{percent:.1} % of all bytes") }
+    Check {
+        what: "peers carried part of the load",
+        holds: since.peer > 0,
+        detail: format!("{percent:.1} % of all bytes"),
+    }
 }
 
 /// Edges meter all they send to agents; what small files take of it is known, the rest is large files.
@@ -119,7 +128,8 @@ impl Verdict {
     }
 
     fn json(&self) -> Value {
-        let checks = self.checks.iter().map(|check| json!({ "what": check.what, "holds": check.holds, "detail": check.detail }));
+        let checks =
+            self.checks.iter().map(|check| json!({ "what": check.what, "holds": check.holds, "detail": check.detail }));
         let matrix = self.matrix.iter().map(|(from, to, bytes)| json!({ "from": from, "to": to, "bytes": bytes }));
         json!({
             "ok": self.holds(),

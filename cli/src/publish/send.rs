@@ -27,12 +27,7 @@ const DELETIONS: usize = 1000;
 const PARTS: usize = 4;
 
 /// Uploads, then deletes. A file that fails does not stop the others; with a failure, nothing is deleted.
-pub(super) async fn carry_out(
-    store: &Store,
-    plan: &Plan,
-    jobs: usize,
-    progress: &Progress,
-) -> anyhow::Result<Outcome> {
+pub(super) async fn carry_out(store: &Store, plan: &Plan, jobs: usize, progress: &Progress) -> anyhow::Result<Outcome> {
     let large = plan.uploads.iter().any(|file| file.size > PART_BYTES);
     let unfinished = if large { store.unfinished().await? } else { Uploads::default() };
     let mut outcome = Outcome::default();

@@ -138,7 +138,13 @@ impl Store {
     }
 
     /// Puts a whole object; returns its ETag.
-    pub(super) async fn put(&self, key: &str, kind: String, bytes: Bytes, progress: &Progress) -> anyhow::Result<String> {
+    pub(super) async fn put(
+        &self,
+        key: &str,
+        kind: String,
+        bytes: Bytes,
+        progress: &Progress,
+    ) -> anyhow::Result<String> {
         let action = self.bucket.put_object(Some(&self.credentials), key);
         let send = |request: RequestBuilder| with_body(request.header(header::CONTENT_TYPE, &kind), &bytes, progress);
         let answer = self.call_counted(Method::PUT, &action, send, progress, bytes.len()).await?;
