@@ -131,7 +131,13 @@ fn status(error: StoreError) -> Status {
     match error {
         StoreError::NotFound => Status::not_found("no such object"),
         StoreError::Damaged => Status::data_loss("what the store returned is damaged"),
-        error => {
+        StoreError::Precondition
+        | StoreError::Busy
+        | StoreError::Full(_)
+        | StoreError::KeyTooLong
+        | StoreError::Unavailable(_)
+        | StoreError::Io(_)
+        | StoreError::Interrupted => {
             warn!(error = &error as &dyn std::error::Error, "the store failed an edge");
             Status::unavailable("the store cannot be used")
         }

@@ -145,7 +145,7 @@ mod tests {
     #[derive(Default)]
     struct Tree {
         files: BTreeMap<String, String>,
-        folders: BTreeMap<String, Tree>,
+        folders: BTreeMap<String, Self>,
     }
 
     fn tree<'a>(keys: impl IntoIterator<Item = &'a String>) -> Tree {

@@ -66,7 +66,7 @@ pub struct BadRecord;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Beginning {
     /// A whole head, and where the manifest begins.
-    Whole(Head, usize),
+    Whole(Box<Head>, usize),
     /// So many bytes are needed.
     Needs(usize),
 }
@@ -84,7 +84,7 @@ impl Record {
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, BadRecord> {
         let Beginning::Whole(head, end) = Head::read(bytes)? else { return Err(BadRecord) };
         let message = umbel_content::proto::SignedManifest::decode(bytes.slice(end..)).map_err(|_| BadRecord)?;
-        Ok(Self { head, manifest: SignedManifest::from_proto(message).map_err(|_| BadRecord)? })
+        Ok(Self { head: *head, manifest: SignedManifest::from_proto(message).map_err(|_| BadRecord)? })
     }
 }
 
@@ -100,7 +100,7 @@ impl Head {
         if bytes.len() < end {
             return Ok(Beginning::Needs(end));
         }
-        Self::decode(bytes.slice(start..end)).map(|head| Beginning::Whole(head, end)).map_err(|_| BadRecord)
+        Self::decode(bytes.slice(start..end)).map(|head| Beginning::Whole(Box::new(head), end)).map_err(|_| BadRecord)
     }
 
     /// The version's id.
@@ -131,7 +131,7 @@ mod tests {
         let bytes = record.encode();
         assert_eq!(Record::decode(&bytes), Ok(record));
         let Ok(Beginning::Whole(read, end)) = Head::read(&bytes.slice(..4096)) else { panic!() };
-        assert_eq!(read, head);
+        assert_eq!(*read, head);
         assert_eq!(Head::read(&bytes.slice(..end - 1)), Ok(Beginning::Needs(end)));
         assert_eq!(Head::read(&Bytes::from_static(b"UMBELR1\n\xff\xff\xff\xff")), Err(BadRecord));
     }

@@ -210,7 +210,7 @@ impl Store {
             let tag = UpdateVersion { e_tag: answer.meta.e_tag.clone(), version: answer.meta.version.clone() };
             let bytes = answer.bytes().await?;
             match Head::read(&bytes)? {
-                Beginning::Whole(head, _) => return Ok((head, tag)),
+                Beginning::Whole(head, _) => return Ok((*head, tag)),
                 Beginning::Needs(more) if more as u64 > wanted => wanted = more as u64,
                 Beginning::Needs(_) => return Err(StoreError::Damaged),
             }

@@ -6,14 +6,6 @@ use umbel_content::PathError;
 
 use crate::{intake::IntakeError, store::StoreError, uploads::UploadError};
 
-/// Errors of an object that should be there.
-pub(super) fn no_key(error: StoreError) -> S3Error {
-    match error {
-        StoreError::NotFound => s3_error!(NoSuchKey),
-        other => store(other),
-    }
-}
-
 /// Errors of the store. Retrying clients are told to when it may help.
 pub(super) fn store(error: StoreError) -> S3Error {
     match error {
@@ -75,6 +67,12 @@ pub(super) fn upload(error: UploadError) -> S3Error {
 pub(super) fn path(error: PathError) -> S3Error {
     match error {
         PathError::TooLong => s3_error!(KeyTooLongError, "a key is too long to be the path of a URL"),
-        error => s3_error!(InvalidArgument, "this key cannot be the path of a URL: {error}"),
+        PathError::NotAbsolute
+        | PathError::Encoding
+        | PathError::EncodedSlash
+        | PathError::NotUtf8
+        | PathError::Control
+        | PathError::DotSegment
+        | PathError::Reserved => s3_error!(InvalidArgument, "this key cannot be the path of a URL: {error}"),
     }
 }

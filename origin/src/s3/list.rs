@@ -19,8 +19,9 @@ const MAX_PAGE: i32 = 1_000;
 const URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'*');
 
 /// Where a page begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum After {
+    #[default]
     Start,
     /// Behind this key.
     Key(String),
@@ -91,12 +92,6 @@ pub(super) struct Page {
     pub(super) prefixes: Vec<String>,
     /// Where the next one begins, if there is one.
     pub(super) next: Option<After>,
-}
-
-impl Default for After {
-    fn default() -> Self {
-        Self::Start
-    }
 }
 
 /// Reads one page of at most `most` keys and prefixes.

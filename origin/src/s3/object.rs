@@ -5,11 +5,7 @@ use std::ops::Range;
 use futures::{StreamExt, TryStreamExt, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use s3s::{
-    Body, S3Request, S3Result,
-    dto::*,
-    s3_error,
-};
+use s3s::{Body, S3Request, S3Result, dto::*, s3_error};
 
 use super::{
     Face, answer,
@@ -49,7 +45,7 @@ impl Face {
     async fn found(&self, site: &Site, key: &str) -> S3Result<Head> {
         // A key that cannot be has no object.
         wish::object_path(key).map_err(|_| s3_error!(NoSuchKey))?;
-        self.shelf.store.head(&site.id, key).await.map_err(answer::no_key)
+        self.shelf.store.head(&site.id, key).await.map_err(answer::store)
     }
 
     pub(super) async fn get(&self, request: S3Request<GetObjectInput>) -> S3Result<GetObjectOutput> {

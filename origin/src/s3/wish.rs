@@ -200,7 +200,9 @@ pub(super) fn copy_source(source: &CopySource) -> S3Result<(&str, &str)> {
         CopySource::Bucket { .. } => {
             Err(s3_error!(NotImplemented, "versions of an object are not kept for S3 clients"))
         }
-        _ => Err(s3_error!(NotImplemented, "a copy source is `bucket/key`")),
+        CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => {
+            Err(s3_error!(NotImplemented, "a copy source is `bucket/key`"))
+        }
     }
 }
 

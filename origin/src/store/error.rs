@@ -38,14 +38,16 @@ pub enum StoreError {
 
 impl From<object_store::Error> for StoreError {
     fn from(error: object_store::Error) -> Self {
-        match error {
-            object_store::Error::NotFound { .. } => Self::NotFound,
-            object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => Self::Precondition,
-            other => match cause(&other) {
-                Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) => Self::Full(other),
-                Some(ErrorKind::InvalidFilename) => Self::KeyTooLong,
-                Some(_) | None => Self::Unavailable(other),
-            },
+        if matches!(error, object_store::Error::NotFound { .. }) {
+            return Self::NotFound;
+        }
+        if matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) {
+            return Self::Precondition;
+        }
+        match cause(&error) {
+            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) => Self::Full(error),
+            Some(ErrorKind::InvalidFilename) => Self::KeyTooLong,
+            Some(_) | None => Self::Unavailable(error),
         }
     }
 }

@@ -1,12 +1,20 @@
 //! From a URL to a store: `file:///folder`, or `s3://bucket/prefix` with access settings.
 
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use object_store::{ObjectStore, aws::AmazonS3Builder, local::LocalFileSystem, prefix::PrefixStore};
+use object_store::{
+    ClientOptions, ObjectStore, RetryConfig, aws::AmazonS3Builder, local::LocalFileSystem, prefix::PrefixStore,
+};
 use url::Url;
 
 use super::Store;
+
+/// How long a request to a bucket is tried again: clients and edges wait for the answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+const CONNECT: Duration = Duration::from_secs(5);
+/// For one request, which carries up to some ten megabytes.
+const REQUEST: Duration = Duration::from_secs(60);
 
 /// Where the store lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,10 +93,17 @@ fn open_folder(folder: PathBuf) -> anyhow::Result<Store> {
 }
 
 fn open_bucket(bucket: &str, prefix: &str, access: &S3Access) -> anyhow::Result<Store> {
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RetryConfig {
+        max_retries: 4,
+        retry_timeout: PATIENCE,
+        ..RetryConfig::default()
+    });
+    let mut client = ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(REQUEST);
     if let Some(endpoint) = &access.endpoint {
-        builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
+        client = client.with_allow_http(endpoint.starts_with("http://"));
+        builder = builder.with_endpoint(endpoint);
     }
+    builder = builder.with_client_options(client);
     if let Some(region) = &access.region {
         builder = builder.with_region(region);
     }

@@ -1,5 +1,7 @@
 //! A whole origin in this process, with certificates and an installation made by hand, driven by its real clients.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it, helpers included")]
+
 mod awscli;
 mod broken;
 mod edges;
