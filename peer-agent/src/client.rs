@@ -244,9 +244,6 @@ impl FetchError {
 impl GetError {
     /// A word for programs: see [`Problem::code`].
     pub fn code(&self) -> &str {
-        match self {
-            Self::Remote(problem) => &problem.code,
-            other => classify(other).1,
-        }
+        if let Self::Remote(problem) = self { &problem.code } else { classify(self).1 }
     }
 }

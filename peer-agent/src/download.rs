@@ -167,6 +167,7 @@ impl Shell {
             Err(reason) => State::Failed(reason),
         };
         self.report(state);
+        debug!(version = %self.lease.0.id, progress = ?self.plan.progress(), sources = ?self.plan.sources().collect::<Vec<_>>(), "download ended");
         self.tasks.abort_all();
         let goodbye = self.links.farewell();
         // Receipts that do not get through this way are reported to an edge all the same.
@@ -312,7 +313,10 @@ impl Shell {
         let Some(ticket) = self.links.ticket(id) else { return };
         let (peer, at) = (id.peer.into(), now());
         match event {
-            LinkEvent::Connected(have) => self.plan.handle_peer_connected(at, peer, have),
+            LinkEvent::Connected(have) => {
+                debug!(%peer, ?have, "peer connected");
+                self.plan.handle_peer_connected(at, peer, have);
+            }
             LinkEvent::Have(added) => self.plan.handle_have(at, peer, &added),
             LinkEvent::Receiving(chunk) => {
                 self.last_arrival = at;

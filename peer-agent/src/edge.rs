@@ -171,7 +171,10 @@ impl Edge {
                     // The session may have ended a moment ago; if not, it is the grant that is missing.
                     match tokio::time::timeout(NEW_SESSION, self.session_after(session.number)).await {
                         Ok(newer) => session = newer?,
-                        Err(_) => return Err(self.refusal(&status)),
+                        Err(_) if self.current().is_some_and(|current| current.number == session.number) => {
+                            return Err(self.refusal(&status));
+                        }
+                        Err(_) => return Err(self.unreachable("the session ended")),
                     }
                 }
                 Ok(Err(status)) => return Err(self.refusal(&status)),

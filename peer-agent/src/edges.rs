@@ -137,9 +137,9 @@ impl Edges {
         open.or_else(|| self.at(base(&self.fleet().by_id(id)?.public_url)?.as_str()).ok())
     }
 
-    /// Any edge with a session.
-    pub(crate) fn any_open(&self) -> Option<Edge> {
-        self.known().values().find(|edge| edge.current().is_some()).cloned()
+    /// All edges with a session.
+    pub(crate) fn open(&self) -> Vec<Edge> {
+        self.known().values().filter(|edge| edge.current().is_some()).cloned().collect()
     }
 
     /// Base URLs to try for `url`, in order: where it leads, then everyone else.

@@ -259,10 +259,9 @@ fn encode_form(form: &impl Serialize) -> Result<String, EnrolError> {
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(form) else { return Err(EnrolError::Answer) };
     let mut text = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in fields {
-        match value {
-            serde_json::Value::String(value) => text.append_pair(&name, &value),
-            serde_json::Value::Null => &mut text,
-            other => text.append_pair(&name, &other.to_string()),
+        match value.as_str() {
+            Some(value) => text.append_pair(&name, value),
+            None => text.append_pair(&name, &value.to_string()),
         };
     }
     Ok(text.finish())

@@ -102,7 +102,8 @@ pub(crate) struct Opened {
     pub(crate) inline: Bytes,
 }
 
-/// Asks where the URL leads, then the other edges. `avoid`: an edge that just failed.
+/// Asks where the URL leads, then the other edges. `avoid`: an edge that just failed. It is asked last, and not left out: it may
+/// only have forgotten this agent (a restart, a new session), and there may be no other.
 pub(crate) async fn open(
     edges: &Edges,
     agent: &[u8; 32],
@@ -119,7 +120,9 @@ pub(crate) async fn open(
         want_inline,
     };
     let mut last = None;
-    for url in edges.candidates(&target.url).into_iter().filter(|url| Some(url.as_str()) != avoid) {
+    let mut candidates = edges.candidates(&target.url);
+    candidates.sort_by_key(|url| Some(url.as_str()) == avoid);
+    for url in candidates {
         let edge = edges.at(&url)?;
         match edge.open(request.clone()).await {
             Ok(reply) => return check(edges, agent, edge, target, reply),

@@ -7,7 +7,12 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use umbel_content::SigningKey;
-use umbel_wire::{agent::Receipt, receipt};
+use umbel_service::unix_now;
+use umbel_wire::{
+    agent::Receipt,
+    receipt::{self, ReceiptError},
+    token::TokenError,
+};
 
 use crate::{
     edges::Edges,
@@ -19,6 +24,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const BATCH: usize = 256;
 /// Others' receipts that are kept for the next report, the highest of each ticket.
 const MAX_FOREIGN: usize = 4096;
+/// A ticket that no edge knows the key of is given up so long after it expired, in seconds.
+const UNKNOWN_FOR: u64 = 24 * 3600;
 
 /// Signs and reports. A cheap handle.
 #[derive(Debug, Clone)]
@@ -76,10 +83,13 @@ impl Receipts {
         for batch in owed.chunks(BATCH) {
             let receipts: Vec<Receipt> = batch.iter().map(|account| self.sign(account)).collect();
             let refusals = self.report(receipts).await?;
-            for (account, refusal) in batch.iter().zip(&refusals).filter(|(_, refusal)| !refusal.is_empty()) {
-                warn!(ticket = hex::encode(account.id), refusal, "a receipt was refused for good");
-            }
-            let taken = batch.iter().zip(&refusals).map(|(account, _)| (account.id, account.bytes)).collect::<Vec<_>>();
+            let settled = batch.iter().zip(&refusals).filter(|(account, refusal)| !may_heal(account, refusal));
+            let settled = settled.inspect(|(account, refusal)| {
+                if !refusal.is_empty() {
+                    warn!(ticket = hex::encode(account.id), refusal, "a receipt was refused for good");
+                }
+            });
+            let taken: Vec<_> = settled.map(|(account, _)| (account.id, account.bytes)).collect();
             left -= taken.len();
             self.0.store.acknowledge(taken).await.ok()?;
         }
@@ -99,15 +109,21 @@ impl Receipts {
     }
 
     async fn report(&self, receipts: Vec<Receipt>) -> Option<Vec<String>> {
-        let edge = self.0.edges.any_open()?;
-        match edge.report(receipts).await {
-            Ok(refusals) => Some(refusals),
-            Err(error) => {
-                debug!(%error, "receipts wait");
-                None
+        for edge in self.0.edges.open() {
+            match edge.report(receipts.clone()).await {
+                Ok(refusals) => return Some(refusals),
+                Err(error) => debug!(edge = %edge.url, %error, "receipts wait"),
             }
         }
+        None
     }
+}
+
+/// An edge that has not heard yet of the edge that issued the ticket does not know its key; it will, unless that edge is gone
+/// for good.
+fn may_heal(account: &TicketAccount, refusal: &str) -> bool {
+    let unknown = ReceiptError::Ticket(TokenError::UnknownKey).to_string();
+    refusal == unknown && unix_now() < account.expires + UNKNOWN_FOR
 }
 
 impl Foreign {

@@ -104,24 +104,17 @@ async fn handshake(errand: &Errand) -> Result<Opened, EdgeError> {
     let mut client = AgentsClient::new(errand.channel.clone());
     let answer = client.session(ReceiverStream::new(queue)).await;
     let mut down = answer.map_err(|status| refusal(errand, &status))?.into_inner();
-    let challenge = match next(errand, &mut down).await? {
-        Down::Challenge(challenge) => challenge,
-        other => return Err(out_of_turn(errand, &other)),
-    };
+    let first = next(errand, &mut down).await?;
+    let Down::Challenge(challenge) = first else { return Err(out_of_turn(errand, first)) };
     let _sent = up.try_send(message(Up::Proof(proof(&errand.identity, &challenge))));
-    match next(errand, &mut down).await? {
-        Down::Welcome(welcome) => Ok((up, down, welcome, challenge.edge)),
-        Down::Goodbye(goodbye) => Err(EdgeError::Membership(goodbye.reason)),
-        other => Err(out_of_turn(errand, &other)),
-    }
+    let second = next(errand, &mut down).await?;
+    let Down::Welcome(welcome) = second else { return Err(out_of_turn(errand, second)) };
+    Ok((up, down, welcome, challenge.edge))
 }
 
-fn out_of_turn(errand: &Errand, message: &Down) -> EdgeError {
-    match message {
-        Down::Goodbye(goodbye) if goodbye.revoked => EdgeError::Membership(goodbye.reason.clone()),
-        Down::Goodbye(goodbye) => unreachable(errand, &goodbye.reason),
-        _ => unreachable(errand, "it does not follow the protocol"),
-    }
+fn out_of_turn(errand: &Errand, message: Down) -> EdgeError {
+    let Down::Goodbye(goodbye) = message else { return unreachable(errand, "it does not follow the protocol") };
+    if goodbye.revoked { EdgeError::Membership(goodbye.reason) } else { unreachable(errand, &goodbye.reason) }
 }
 
 fn proof(identity: &Identity, challenge: &Challenge) -> Proof {
@@ -179,8 +172,8 @@ fn unreachable(errand: &Errand, reason: &str) -> EdgeError {
 }
 
 fn refusal(errand: &Errand, status: &Status) -> EdgeError {
-    match status.code() {
-        Code::Unauthenticated | Code::PermissionDenied => EdgeError::Membership(status.message().to_owned()),
-        _ => unreachable(errand, &super::reason_of(status)),
+    if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) {
+        return EdgeError::Membership(status.message().to_owned());
     }
+    unreachable(errand, &super::reason_of(status))
 }

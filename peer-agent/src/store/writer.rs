@@ -57,14 +57,17 @@ impl Writer {
     }
 
     pub(super) fn run(self, mut queue: mpsc::Receiver<Command>) {
+        let mut batch = Batch::default();
         while let Some(first) = queue.blocking_recv() {
-            let mut batch = Batch::default();
             let mut closing = !self.prepare(&mut batch, first);
             for _ in 1..BATCH {
                 let Ok(command) = queue.try_recv() else { break };
                 closing |= !self.prepare(&mut batch, command);
             }
-            self.commit(batch);
+            // A record without chunks has nothing to resume: it goes with the first chunk and costs no commit of its own.
+            if closing || batch.records.len() >= BATCH || batch.has_more_than_records() {
+                self.commit(std::mem::take(&mut batch));
+            }
             if closing {
                 return;
             }
@@ -157,6 +160,7 @@ impl Writer {
                 versions.remove(&id);
                 version.evicted.cancel();
                 batch.files.remove(&id);
+                batch.records.retain(|(other, _)| *other != id);
                 // Before the commit: the same version may be taken in anew in this very batch. An index that names chunks
                 // of a file that is gone does no harm.
                 if let Err(error) = self.shared.blobs.remove(&id) {
@@ -221,7 +225,11 @@ impl Writer {
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.changed.is_empty() && self.tickets.is_empty() && self.evicted.is_empty()
+        self.records.is_empty() && !self.has_more_than_records()
+    }
+
+    fn has_more_than_records(&self) -> bool {
+        !self.changed.is_empty() || !self.tickets.is_empty() || !self.evicted.is_empty()
     }
 }
 

@@ -59,6 +59,9 @@ struct Petal {
     have: HashMap<[u8; 32], BTreeSet<u32>>,
 }
 
+/// Bytes, and the peer that sent them.
+type Received = (u64, Option<[u8; 32]>);
+
 type Outbox = mpsc::Sender<Result<FromEdge, Status>>;
 
 /// Everything that a test looks at or turns.
@@ -73,7 +76,7 @@ pub(crate) struct Inner {
     /// How often each chunk was served.
     pub(crate) served: Mutex<BTreeMap<u32, u32>>,
     /// Highest receipt of each ticket, and who sent.
-    pub(crate) receipts: Mutex<HashMap<[u8; 16], (u64, Option<[u8; 32]>)>>,
+    pub(crate) receipts: Mutex<HashMap<[u8; 16], Received>>,
     pub(crate) complaints: Mutex<Vec<Complaint>>,
     /// Chunks that may still be served.
     pub(crate) allowance: Semaphore,

@@ -1,5 +1,7 @@
 //! Real agents over real QUIC and TLS on loopback, against a small edge made of the wire protocol alone.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself does")]
+
 mod edge;
 mod strangers;
 
@@ -76,7 +78,7 @@ async fn a_lone_agent_gets_every_size_and_owes_every_byte_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn four_agents_share_the_load() {
     let edge = Running::start().await;
-    let object = edge.publish("/large", 160 * CHUNK + 99);
+    let object = edge.publish("/large", 80 * CHUNK + 99);
     let agents = join_all((1..=4).map(|number| install(&edge, number))).await;
     edge.edge.0.allowance.forget_permits(usize::MAX >> 8);
     let fetching = join_all(agents.iter().map(|installed| check(&edge, &installed.agent, &object, "/large")));
@@ -84,7 +86,7 @@ async fn four_agents_share_the_load() {
     // The uplink is slow, as uplinks are, and opens when all are there.
     let uplink = AbortOnDropHandle::new(tokio::spawn(async move {
         joins.wait_for(|joins| *joins >= 4).await.unwrap();
-        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        let mut pace = tokio::time::interval(Duration::from_millis(40));
         loop {
             pace.tick().await;
             permits.0.allowance.add_permits(1);
@@ -93,7 +95,7 @@ async fn four_agents_share_the_load() {
     fetching.await;
     drop(uplink);
     let sent: u32 = edge.edge.0.served.lock().unwrap().values().sum();
-    assert!(sent < 2 * 161, "the edge sent {sent} chunks of 161");
+    assert!(sent < 2 * 81, "the edge sent {sent} chunks of 81");
     for installed in agents {
         reported(&installed.agent).await;
         installed.agent.close().await;
