@@ -116,7 +116,8 @@ impl Settings {
                 let values = items.into_iter().filter_map(|mut item| scalar(item.take())).collect();
                 self.entries.insert(path.into(), Entry { values, place });
             }
-            inner => {
+            inner
+            @ (ValueInner::String(_) | ValueInner::Integer(_) | ValueInner::Float(_) | ValueInner::Boolean(_)) => {
                 let values = scalar(inner).into_iter().collect();
                 self.entries.insert(path.into(), Entry { values, place });
             }
@@ -161,9 +162,7 @@ impl Settings {
     }
 
     fn read<T: FromStr<Err: fmt::Display>>(&mut self, key: &str, text: &str, place: String) -> Option<T> {
-        text.parse()
-            .map_err(|error| self.mistake(place, format!("`{key}`: {error} (found `{text}`)")))
-            .ok()
+        text.parse().map_err(|error| self.mistake(place, format!("`{key}`: {error} (found `{text}`)"))).ok()
     }
 
     /// The value of `key`, or `default`.
@@ -240,7 +239,8 @@ mod tests {
 
     #[test]
     fn the_environment_wins_over_the_file() {
-        let mut settings = settings("hosts = [\"a\", \"b\"]\nmax = 1", &[("UMBEL_EDGE_MAX", "7"), ("UMBEL_EDGE_HOSTS", "c,d")]);
+        let mut settings =
+            settings("hosts = [\"a\", \"b\"]\nmax = 1", &[("UMBEL_EDGE_MAX", "7"), ("UMBEL_EDGE_HOSTS", "c,d")]);
         assert_eq!(settings.or("max", 0u8), 7);
         assert_eq!(settings.list::<String>("hosts"), ["c", "d"]);
         settings.finish().unwrap();

@@ -95,7 +95,8 @@ impl Follower {
     fn apply(&self, event: ConfigEvent) -> anyhow::Result<()> {
         let mut next = Installation::clone(&self.current.borrow());
         if next.apply(event) {
-            files::replace(&self.file, &next.snapshot().encode_to_vec()).context("cannot write the configuration down")?;
+            files::replace(&self.file, &next.snapshot().encode_to_vec())
+                .context("cannot write the configuration down")?;
             info!(version = next.version, sites = next.sites.len(), nodes = next.nodes.len(), "configuration applied");
             self.current.send_replace(Arc::new(next));
         }

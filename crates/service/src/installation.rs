@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn changes_add_replace_and_remove() {
         let mut installation = Installation::default();
-        installation.apply(change(1, Change { sites: vec![site("a", "a.test"), site("b", "b.test")], ..Change::default() }));
+        installation
+            .apply(change(1, Change { sites: vec![site("a", "a.test"), site("b", "b.test")], ..Change::default() }));
         installation.apply(change(2, Change { sites: vec![site("a", "new.test")], ..Change::default() }));
         assert!(installation.site_by_host("a.test").is_none());
         assert_eq!(installation.site_by_host("new.test").unwrap().id, "a");

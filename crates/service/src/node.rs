@@ -169,7 +169,9 @@ async fn join(
         ticket_key: ticket_key.to_vec().into(),
     };
     let reply = NodesClient::new(channel).join(request).await;
-    let reply = reply.with_context(|| format!("the control plane at {} did not let this node in", invitation.url))?.into_inner();
+    let reply = reply
+        .with_context(|| format!("the control plane at {} did not let this node in", invitation.url))?
+        .into_inner();
     let kept = Kept {
         id: reply.node_id,
         control_plane: invitation.url,

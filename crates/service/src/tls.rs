@@ -75,10 +75,12 @@ impl PeerIdentity {
     pub fn from_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let names = parsed.subject_alternative_name().ok()??;
-        names.value.general_names.iter().find_map(|name| match name {
-            GeneralName::URI(uri) => Self::from_uri(uri),
-            _ => None,
-        })
+        let uris = names
+            .value
+            .general_names
+            .iter()
+            .filter_map(|name| if let GeneralName::URI(uri) = name { Some(uri) } else { None });
+        uris.filter_map(|uri| Self::from_uri(uri)).next()
     }
 
     fn from_uri(uri: &str) -> Option<Self> {

@@ -62,10 +62,7 @@ impl Invitation {
 
 impl fmt::Debug for Invitation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Invitation")
-            .field("purpose", &self.purpose)
-            .field("url", &self.url)
-            .finish_non_exhaustive()
+        f.debug_struct("Invitation").field("purpose", &self.purpose).field("url", &self.url).finish_non_exhaustive()
     }
 }
 

@@ -13,7 +13,14 @@ pub mod session;
 pub mod token;
 
 /// Generated code names its neighbours by package, so the packages are nested as in the protocols.
-#[allow(missing_debug_implementations, unreachable_pub, unused_qualifications, clippy::all, clippy::use_self)]
+#[allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::use_self,
+    reason = "generated code"
+)]
 mod umbel {
     pub mod agent {
         pub mod v1 {

@@ -7,7 +7,8 @@ use crate::token::{KeySet, Ticket, TokenError};
 
 const DOMAIN: &[u8] = b"umbel receipt v1";
 
-/// Why a receipt is not taken. None of them heals by trying again.
+/// Why a receipt is not taken. None of them heals by trying again, but [`TokenError::UnknownKey`] of a ticket: the news of a
+/// new edge take a while to get around.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiptError {
     /// The ticket itself is not good.

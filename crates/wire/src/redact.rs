@@ -21,10 +21,7 @@ impl fmt::Debug for agent::Welcome {
 
 impl fmt::Debug for agent::OpenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenRequest")
-            .field("host", &self.host)
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("OpenRequest").field("host", &self.host).field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -39,17 +36,13 @@ impl fmt::Debug for agent::OpenReply {
 
 impl fmt::Debug for origin::ResolveReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResolveReply")
-            .field("unchanged", &self.unchanged)
-            .finish_non_exhaustive()
+        f.debug_struct("ResolveReply").field("unchanged", &self.unchanged).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for control::JoinRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinRequest")
-            .field("addresses", &self.addresses)
-            .finish_non_exhaustive()
+        f.debug_struct("JoinRequest").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
 

@@ -144,10 +144,8 @@ fn signature_only() -> Validation {
 }
 
 fn refusal(error: jsonwebtoken::errors::Error) -> TokenError {
-    match error.kind() {
-        jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::Signature,
-        _ => TokenError::Malformed,
-    }
+    let wrong = matches!(error.kind(), jsonwebtoken::errors::ErrorKind::InvalidSignature);
+    if wrong { TokenError::Signature } else { TokenError::Malformed }
 }
 
 fn check_time(now: u64, not_before: u64, expires: u64) -> Result<(), TokenError> {
