@@ -227,7 +227,14 @@ impl Spool {
             if state.open.length == 0 {
                 return Ok(());
             }
-            let next = Open::at(&self.folder, state.open.number + 1)?;
+            let next = match Open::at(&self.folder, state.open.number + 1) {
+                Ok(next) => next,
+                Err(error) => {
+                    // A full disk, say. Nothing is in doubt: the present segment goes on.
+                    warn!(%error, "no new usage segment can be begun");
+                    return Ok(());
+                }
+            };
             (std::mem::replace(&mut state.open, next), state.written)
         };
         old.file.sync_data()?;

@@ -39,7 +39,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Messages that wait for an agent. One that does not take them is dropped: it comes back and joins again.
 const OUTBOX: usize = 512;
 
-/// Versions whose chunks a session may fetch; the one that was opened longest ago makes room.
+/// Versions whose chunks a session may fetch; the one that was used longest ago makes room.
 const MAX_OPENED: usize = 1024;
 
 /// An agent that is here.
@@ -78,8 +78,10 @@ impl Session {
 
     /// The version of this manifest, if the session opened it.
     pub(crate) fn version(&self, id: ManifestId) -> Option<Arc<Version>> {
-        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.get(&id).map(|(_, version)| version.clone())
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let (used, version) = opened.get_mut(&id)?;
+        *used = self.opens.fetch_add(1, Ordering::Relaxed);
+        Some(version.clone())
     }
 }
 
