@@ -68,6 +68,7 @@ impl Writer {
             if closing || batch.records.len() >= BATCH || batch.has_more_than_records() {
                 self.commit(std::mem::take(&mut batch));
             }
+            batch.files.clear();
             if closing {
                 return;
             }
