@@ -210,18 +210,8 @@ pub struct Download {
 
 impl Download {
     /// A download of what `have` misses. A `have` of another length than the layout's counts as empty.
-    pub fn new(
-        config: Config,
-        layout: ChunkLayout,
-        have: ChunkSet,
-        seed: u64,
-        now: Instant,
-    ) -> Self {
-        let have = if have.len() == layout.chunks() {
-            have
-        } else {
-            ChunkSet::new(layout.chunks())
-        };
+    pub fn new(config: Config, layout: ChunkLayout, have: ChunkSet, seed: u64, now: Instant) -> Self {
+        let have = if have.len() == layout.chunks() { have } else { ChunkSet::new(layout.chunks()) };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let pieces = Pieces::new(layout, have);
         Self {
@@ -239,10 +229,7 @@ impl Download {
             patience: Patience::new(config.patience),
             waiting_since: None,
             judge_at: None,
-            tally: Tally {
-                resumed: layout.sealed_length() - pieces.missing_bytes(),
-                ..Tally::default()
-            },
+            tally: Tally { resumed: layout.sealed_length() - pieces.missing_bytes(), ..Tally::default() },
             actions: VecDeque::new(),
             stale: true,
             planned: now,
@@ -280,14 +267,7 @@ impl Download {
             return self.actions.push_back(Action::Drop { peer, reason });
         }
         have.iter().for_each(|chunk| self.pieces.holder_came(chunk));
-        self.peers.insert(
-            peer,
-            Peer {
-                have,
-                pipe: Pipe::new(self.config.peer),
-                lacks: 0,
-            },
-        );
+        self.peers.insert(peer, Peer { have, pipe: Pipe::new(self.config.peer), lacks: 0 });
         self.patience.peer_came(now);
     }
 
@@ -328,10 +308,7 @@ impl Download {
         let Some(state) = self.peers.remove(&peer) else {
             return;
         };
-        state
-            .have
-            .iter()
-            .for_each(|chunk| self.pieces.holder_went(chunk));
+        state.have.iter().for_each(|chunk| self.pieces.holder_went(chunk));
         for chunk in state.pipe.in_flight().keys() {
             self.pieces.released(*chunk, Source::Peer(peer));
         }
@@ -355,10 +332,7 @@ impl Download {
             return;
         };
         self.tally.stored(source, bytes);
-        asked
-            .into_iter()
-            .filter(|other| *other != source)
-            .for_each(|loser| self.cancel(loser, chunk));
+        asked.into_iter().filter(|other| *other != source).for_each(|loser| self.cancel(loser, chunk));
         if matches!(source, Source::Peer(_)) {
             self.patience.progress(now);
         }
@@ -386,20 +360,12 @@ impl Download {
     }
 
     /// A request came to nothing.
-    pub fn handle_failed(
-        &mut self,
-        now: Instant,
-        source: Source,
-        chunk: ChunkIndex,
-        reason: FailReason,
-    ) {
+    pub fn handle_failed(&mut self, now: Instant, source: Source, chunk: ChunkIndex, reason: FailReason) {
         self.touch(now);
         match (source, reason) {
             (Source::Edge, _) => self.edge_failed(chunk, reason),
             (Source::Peer(peer), FailReason::Lack) => self.peer_lacks(peer, chunk),
-            (Source::Peer(peer), FailReason::Timeout | FailReason::Error) => {
-                self.peer_failed(peer, chunk, reason)
-            }
+            (Source::Peer(peer), FailReason::Timeout | FailReason::Error) => self.peer_failed(peer, chunk, reason),
         }
     }
 
@@ -419,22 +385,12 @@ impl Download {
         self.touch(now);
         for chunk in self.edge.overdue(self.now) {
             self.edge_failed(chunk, FailReason::Timeout);
-            self.actions.push_back(Action::Cancel {
-                source: Source::Edge,
-                chunk,
-            });
+            self.actions.push_back(Action::Cancel { source: Source::Edge, chunk });
         }
-        let late = self.peers.iter().flat_map(|(id, peer)| {
-            peer.pipe
-                .overdue(self.now)
-                .into_iter()
-                .map(|chunk| (*id, chunk))
-        });
+        let late =
+            self.peers.iter().flat_map(|(id, peer)| peer.pipe.overdue(self.now).into_iter().map(|chunk| (*id, chunk)));
         for (peer, chunk) in late.collect::<Vec<_>>() {
-            self.actions.push_back(Action::Cancel {
-                source: Source::Peer(peer),
-                chunk,
-            });
+            self.actions.push_back(Action::Cancel { source: Source::Peer(peer), chunk });
             self.peer_failed(peer, chunk, FailReason::Timeout);
         }
     }
@@ -458,13 +414,10 @@ impl Download {
         if self.stale {
             return Some(self.now);
         }
-        let pipes =
-            || std::iter::once(&self.edge).chain(self.peers.values().map(|peer| &peer.pipe));
+        let pipes = || std::iter::once(&self.edge).chain(self.peers.values().map(|peer| &peer.pipe));
         let deadlines = pipes().filter_map(Pipe::next_deadline);
         let pauses = pipes().filter_map(Pipe::paused_until);
-        let later = pauses
-            .chain(self.waits())
-            .filter(|time| *time > self.planned);
+        let later = pauses.chain(self.waits()).filter(|time| *time > self.planned);
         deadlines.chain(later).min()
     }
 
@@ -499,12 +452,7 @@ impl Download {
         };
         self.pieces.released(chunk, Source::Edge);
         let jitter = self.rng.random();
-        let counts = self.edge.failed(
-            self.now,
-            request.sent,
-            reason == FailReason::Timeout,
-            jitter,
-        );
+        let counts = self.edge.failed(self.now, request.sent, reason == FailReason::Timeout, jitter);
         let failures = self.edge.failures();
         if counts && failures >= self.config.edge_unreachable_after {
             self.actions.push_back(Action::EdgeUnreachable { failures });
@@ -539,12 +487,7 @@ impl Download {
             return;
         };
         let jitter = self.rng.random();
-        state.pipe.failed(
-            self.now,
-            request.sent,
-            reason == FailReason::Timeout,
-            jitter,
-        );
+        state.pipe.failed(self.now, request.sent, reason == FailReason::Timeout, jitter);
         let too_often = state.pipe.failures() >= self.config.max_peer_failures;
         self.pieces.released(chunk, Source::Peer(peer));
         self.pieces.mark_overdue(chunk);

@@ -11,8 +11,7 @@ mod petal;
 mod rate;
 
 pub use download::{
-    Action, Config, Download, DropReason, FailReason, PipeLimits, Progress, Source, SourceProgress,
-    Stall,
+    Action, Config, Download, DropReason, FailReason, PipeLimits, Progress, Source, SourceProgress, Stall,
 };
 pub use petal::{Complaint, JoinRefused, Locality, Petal, PetalAction, PetalConfig};
 
@@ -41,9 +40,7 @@ impl From<[u8; 32]> for AgentId {
 /// The first five bytes in hex, enough to tell agents apart in a log.
 impl std::fmt::Debug for AgentId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0[..5]
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.0[..5].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -154,10 +154,7 @@ impl Petal {
     ///
     /// # Errors
     /// See [`JoinRefused`]. Nothing has changed then.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "these are the fields of one message"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "these are the fields of one message")]
     pub fn handle_join(
         &mut self,
         now: Instant,
@@ -174,10 +171,7 @@ impl Petal {
         }
         self.remove(now, agent, version);
         self.joined.entry(agent).or_default().insert(version);
-        let state = self
-            .versions
-            .entry(version)
-            .or_insert_with(|| Version::new(chunks));
+        let state = self.versions.entry(version).or_insert_with(|| Version::new(chunks));
         let wants = wants && !have.is_full();
         state.add(agent, Member::new(now, have, wants, locality));
         state.share_out(now, &self.config);
@@ -204,14 +198,8 @@ impl Petal {
         if chunks == 0 || chunks > self.config.max_chunks {
             return Err(JoinRefused::ChunkCount(chunks));
         }
-        let known = self
-            .versions
-            .get(&version)
-            .map_or(chunks, |state| state.chunks);
-        if let Some(given) = [chunks, have.len()]
-            .into_iter()
-            .find(|given| *given != known)
-        {
+        let known = self.versions.get(&version).map_or(chunks, |state| state.chunks);
+        if let Some(given) = [chunks, have.len()].into_iter().find(|given| *given != known) {
             return Err(JoinRefused::OtherLayout { given, known });
         }
         let joined = self.joined.get(&agent);
@@ -223,14 +211,7 @@ impl Petal {
     }
 
     /// A second join with no less than before (a new address) changes nothing but what is held.
-    fn refresh(
-        &mut self,
-        now: Instant,
-        agent: AgentId,
-        version: ManifestId,
-        have: &ChunkSet,
-        wants: bool,
-    ) -> bool {
+    fn refresh(&mut self, now: Instant, agent: AgentId, version: ManifestId, have: &ChunkSet, wants: bool) -> bool {
         let Some(state) = self.versions.get_mut(&version) else {
             return false;
         };
@@ -251,20 +232,11 @@ impl Petal {
     }
 
     /// An agent holds these chunks, too. Indices beyond the end are ignored.
-    pub fn handle_have(
-        &mut self,
-        now: Instant,
-        agent: AgentId,
-        version: ManifestId,
-        added: &[u32],
-    ) {
+    pub fn handle_have(&mut self, now: Instant, agent: AgentId, version: ManifestId, added: &[u32]) {
         let Some(state) = self.versions.get_mut(&version) else {
             return;
         };
-        let chunks = added
-            .iter()
-            .filter(|chunk| **chunk < state.chunks)
-            .map(|chunk| ChunkIndex::new(*chunk));
+        let chunks = added.iter().filter(|chunk| **chunk < state.chunks).map(|chunk| ChunkIndex::new(*chunk));
         state.took(now, agent, &chunks.collect::<Vec<_>>());
         state.share_out(now, &self.config);
         self.flush(version);
@@ -311,19 +283,10 @@ impl Petal {
     fn expel(&mut self, now: Instant, agent: AgentId) {
         for version in self.joined.get(&agent).cloned().unwrap_or_default() {
             let state = self.versions.get(&version);
-            let wanted = state.and_then(|state| {
-                state
-                    .members
-                    .get(&agent)
-                    .map(|member| (member.wants, state.chunks))
-            });
+            let wanted = state.and_then(|state| state.members.get(&agent).map(|member| (member.wants, state.chunks)));
             self.remove(now, agent, version);
             if let Some((true, chunks)) = wanted {
-                self.actions.push_back(PetalAction::Share {
-                    agent,
-                    version,
-                    chunks: ChunkSet::full(chunks),
-                });
+                self.actions.push_back(PetalAction::Share { agent, version, chunks: ChunkSet::full(chunks) });
             }
         }
     }
@@ -338,11 +301,7 @@ impl Petal {
         state.announce_stale();
         state.share_out(now, &self.config);
         for to in receivers {
-            self.actions.push_back(PetalAction::Depart {
-                to,
-                version,
-                peer: agent,
-            });
+            self.actions.push_back(PetalAction::Depart { to, version, peer: agent });
             introduce::introduce(state, &self.config, &mut self.rng, to);
         }
         let empty = state.members.is_empty();
@@ -399,9 +358,7 @@ impl Petal {
 
     /// Members of a version, downloading or offering.
     pub fn members(&self, version: ManifestId) -> usize {
-        self.versions
-            .get(&version)
-            .map_or(0, |state| state.members.len())
+        self.versions.get(&version).map_or(0, |state| state.members.len())
     }
 
     /// Versions that someone has joined.
@@ -416,16 +373,11 @@ impl Petal {
         };
         for agent in std::mem::take(&mut state.changed) {
             if let Some(chunks) = state.share_of(agent) {
-                self.actions.push_back(PetalAction::Share {
-                    agent,
-                    version,
-                    chunks,
-                });
+                self.actions.push_back(PetalAction::Share { agent, version, chunks });
             }
         }
         for (to, peers) in std::mem::take(&mut state.introduced) {
-            self.actions
-                .push_back(PetalAction::Introduce { to, version, peers });
+            self.actions.push_back(PetalAction::Introduce { to, version, peers });
         }
     }
 

@@ -44,9 +44,7 @@ impl Rate {
 
     /// As [`Self::per_second`], with the silence since the last delivery counted against it.
     pub(crate) fn at(&self, now: Instant) -> Option<f64> {
-        let silence = self.since.map_or(0.0, |since| {
-            now.saturating_duration_since(since).as_secs_f64()
-        });
+        let silence = self.since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
         (self.amount > 0.0).then(|| self.amount / (self.busy + silence).max(SHORTEST))
     }
 }
@@ -68,10 +66,7 @@ mod tests {
             rate.delivered(start + Duration::from_millis(*ms), amount);
         }
         let measured = rate.per_second().expect("something was delivered");
-        assert!(
-            (measured / expected - 1.0).abs() < 0.1,
-            "{at_ms:?}: {measured} is not {expected}"
-        );
+        assert!((measured / expected - 1.0).abs() < 0.1, "{at_ms:?}: {measured} is not {expected}");
     }
 
     #[test]

@@ -111,36 +111,17 @@ mod tests {
             patience.progress(now);
         }
         let left = patience.ends().unwrap() - now;
-        assert!(
-            left > Duration::from_millis(190) && left < Duration::from_millis(260),
-            "{left:?}"
-        );
+        assert!(left > Duration::from_millis(190) && left < Duration::from_millis(260), "{left:?}");
     }
 
     #[test]
     fn pace_is_judged_with_hysteresis() {
         let mut patience = Patience::new(Duration::from_secs(1));
-        let pace = |peers: f64| Pace {
-            missing: 500,
-            needed: 1000,
-            peers,
-            edge: 100.0,
-        };
+        let pace = |peers: f64| Pace { missing: 500, needed: 1000, peers, edge: 100.0 };
         let elapsed = Duration::from_secs(5);
-        let table = [
-            (200.0, false),
-            (101.0, false),
-            (99.0, true),
-            (105.0, true),
-            (130.0, false),
-            (0.0, true),
-        ];
+        let table = [(200.0, false), (101.0, false), (99.0, true), (105.0, true), (130.0, false), (0.0, true)];
         for (peers, too_slow) in table {
-            assert_eq!(
-                patience.judge(elapsed, pace(peers)),
-                too_slow,
-                "peers at {peers}"
-            );
+            assert_eq!(patience.judge(elapsed, pace(peers)), too_slow, "peers at {peers}");
         }
     }
 }

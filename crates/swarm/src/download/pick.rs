@@ -13,11 +13,7 @@ pub(crate) struct Window(pub(crate) Range<u32>);
 impl Window {
     /// Place in the window; everything beyond it comes after it, with no order among itself.
     fn place(&self, chunk: ChunkIndex) -> u32 {
-        if self.0.contains(&chunk.get()) {
-            chunk.get() - self.0.start
-        } else {
-            u32::MAX
-        }
+        if self.0.contains(&chunk.get()) { chunk.get() - self.0.start } else { u32::MAX }
     }
 }
 

@@ -52,11 +52,7 @@ impl Download {
     }
 
     fn choice(&self) -> Choice<'_> {
-        Choice {
-            pieces: &self.pieces,
-            window: &self.window,
-            salt: self.salt,
-        }
+        Choice { pieces: &self.pieces, window: &self.window, salt: self.salt }
     }
 
     fn request(&mut self, source: Source, chunk: ChunkIndex) {
@@ -73,8 +69,8 @@ impl Download {
     }
 
     fn edge_has_room(&self) -> bool {
-        let held_back = matches!(self.share, Share::Awaited(_))
-            && self.edge.in_flight().len() >= self.config.requests_before_share;
+        let held_back =
+            matches!(self.share, Share::Awaited(_)) && self.edge.in_flight().len() >= self.config.requests_before_share;
         !held_back && self.can_take(&self.edge)
     }
 
@@ -115,12 +111,8 @@ impl Download {
 
     fn quickest_peer(&self, except: &BTreeSet<AgentId>) -> Option<AgentId> {
         let bytes = u64::from(self.layout.chunk_size());
-        let able = self
-            .peers
-            .iter()
-            .filter(|(id, peer)| !except.contains(*id) && self.can_take(&peer.pipe));
-        able.min_by_key(|(_, peer)| peer.pipe.readiness(bytes))
-            .map(|(id, _)| *id)
+        let able = self.peers.iter().filter(|(id, peer)| !except.contains(*id) && self.can_take(&peer.pipe));
+        able.min_by_key(|(_, peer)| peer.pipe.readiness(bytes)).map(|(id, _)| *id)
     }
 
     fn rarest_of(&self, peer: AgentId) -> Option<ChunkIndex> {
@@ -142,11 +134,7 @@ impl Download {
             return;
         }
         let terms = self.terms();
-        if terms.everything
-            || terms.probe
-            || terms.head.is_some()
-            || !self.pieces.overdue().is_empty()
-        {
+        if terms.everything || terms.probe || terms.head.is_some() || !self.pieces.overdue().is_empty() {
             self.stand_in_for(&terms);
         }
     }
@@ -180,46 +168,26 @@ impl Download {
         let nobody = !self.peers.values().any(|peer| peer.pipe.is_ready(now));
         let silent = nobody || self.patience.is_over(now);
         let late = |since: Instant| since + self.config.window_patience <= now;
-        let head = self
-            .head
-            .filter(|(_, since)| late(*since))
-            .map(|(chunk, _)| chunk);
+        let head = self.head.filter(|(_, since)| late(*since)).map(|(chunk, _)| chunk);
         self.judge_at = Some(now + JUDGE_EVERY);
         match self.edge.rate().per_second() {
-            None => Terms {
-                everything: silent,
-                probe: waiting_since + self.config.patience <= now,
-                head,
-            },
-            Some(edge) => Terms {
-                everything: silent || self.peers_are_too_slow(waiting_since, edge),
-                probe: false,
-                head,
-            },
+            None => Terms { everything: silent, probe: waiting_since + self.config.patience <= now, head },
+            Some(edge) => {
+                Terms { everything: silent || self.peers_are_too_slow(waiting_since, edge), probe: false, head }
+            }
         }
     }
 
     fn peers_are_too_slow(&mut self, waiting_since: Instant, edge: f64) -> bool {
-        let alone =
-            Duration::try_from_secs_f64(self.needed_bytes as f64 / edge).unwrap_or(Duration::MAX);
+        let alone = Duration::try_from_secs_f64(self.needed_bytes as f64 / edge).unwrap_or(Duration::MAX);
         let grace = self.config.patience.min(alone / 8);
         if self.now.saturating_duration_since(waiting_since) < grace {
             self.judge_at = Some(waiting_since + grace);
             return false;
         }
-        let peers = self
-            .peers
-            .values()
-            .filter_map(|peer| peer.pipe.rate().at(self.now))
-            .sum();
-        let pace = Pace {
-            missing: self.pieces.missing_bytes(),
-            needed: self.needed_bytes,
-            peers,
-            edge,
-        };
-        self.patience
-            .judge(self.now.saturating_duration_since(self.started), pace)
+        let peers = self.peers.values().filter_map(|peer| peer.pipe.rate().at(self.now)).sum();
+        let pace = Pace { missing: self.pieces.missing_bytes(), needed: self.needed_bytes, peers, edge };
+        self.patience.judge(self.now.saturating_duration_since(self.started), pace)
     }
 
     /// Notes since when the reader's next chunk is with nobody.
@@ -239,11 +207,7 @@ impl Download {
         if !self.in_endgame() {
             return;
         }
-        let alone = self
-            .pieces
-            .in_flight()
-            .iter()
-            .filter(|(_, sources)| sources.len() == 1);
+        let alone = self.pieces.in_flight().iter().filter(|(_, sources)| sources.len() == 1);
         for chunk in alone.map(|(chunk, _)| *chunk).collect::<Vec<_>>() {
             if let Some(source) = self.second_source(chunk) {
                 self.request(source, chunk);
@@ -255,19 +219,12 @@ impl Download {
     fn second_source(&self, chunk: ChunkIndex) -> Option<Source> {
         let asked = self.pieces.in_flight().get(&chunk)?;
         let first = self.request_of(*asked.first()?, chunk)?;
-        let holders = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.have.contains(chunk));
+        let holders = self.peers.iter().filter(|(_, peer)| peer.have.contains(chunk));
         let holders = holders.map(|(id, peer)| (Source::Peer(*id), &peer.pipe));
         let able = holders.chain(self.edge_has_room().then_some((Source::Edge, &self.edge)));
         able.filter(|(source, pipe)| Pieces::may_duplicate(asked, *source) && self.can_take(pipe))
-            .filter(|(_, pipe)| {
-                self.is_worthwhile(first, pipe.expected_time(sealed_bytes(self.layout, chunk)))
-            })
-            .min_by_key(|(source, pipe)| {
-                (pipe.readiness(sealed_bytes(self.layout, chunk)), *source)
-            })
+            .filter(|(_, pipe)| self.is_worthwhile(first, pipe.expected_time(sealed_bytes(self.layout, chunk))))
+            .min_by_key(|(source, pipe)| (pipe.readiness(sealed_bytes(self.layout, chunk)), *source))
             .map(|(source, _)| source)
     }
 
@@ -290,13 +247,9 @@ impl Download {
             Share::Awaited(until) => Some(until),
             Share::Given(_) | Share::Everything => None,
         };
-        let head = self
-            .head
-            .map(|(_, since)| since + self.config.window_patience);
+        let head = self.head.map(|(_, since)| since + self.config.window_patience);
         let waiting = self.waiting_since.and_then(|_| self.patience.ends());
-        [share, head, waiting, self.judge_at, self.next_late()]
-            .into_iter()
-            .flatten()
+        [share, head, waiting, self.judge_at, self.next_late()].into_iter().flatten()
     }
 
     /// In the endgame, when the next request is late enough to ask someone else.
@@ -304,17 +257,9 @@ impl Download {
         if !self.in_endgame() {
             return None;
         }
-        let alone = self
-            .pieces
-            .in_flight()
-            .iter()
-            .filter(|(_, sources)| sources.len() == 1);
-        let expected = alone
-            .filter_map(|(chunk, sources)| self.request_of(*sources.first()?, *chunk))
-            .map(|first| first.expected);
-        expected
-            .map(|expected| expected + WORTHWHILE)
-            .filter(|late| *late > self.planned)
-            .min()
+        let alone = self.pieces.in_flight().iter().filter(|(_, sources)| sources.len() == 1);
+        let expected =
+            alone.filter_map(|(chunk, sources)| self.request_of(*sources.first()?, *chunk)).map(|first| first.expected);
+        expected.map(|expected| expected + WORTHWHILE).filter(|late| *late > self.planned).min()
     }
 }

@@ -92,33 +92,23 @@ impl Download {
 
     /// The edge and every connected peer, in order of their keys.
     pub fn sources(&self) -> impl Iterator<Item = SourceProgress> {
-        let peers = self
-            .peers
-            .iter()
-            .map(|(id, peer)| (Source::Peer(*id), &peer.pipe));
-        std::iter::once((Source::Edge, &self.edge))
-            .chain(peers)
-            .map(|(source, pipe)| SourceProgress {
-                source,
-                bytes: pipe.delivered_bytes(),
-                rate: pipe.rate().per_second(),
-                in_flight: pipe.in_flight().len(),
-                failures: pipe.failures(),
-            })
+        let peers = self.peers.iter().map(|(id, peer)| (Source::Peer(*id), &peer.pipe));
+        std::iter::once((Source::Edge, &self.edge)).chain(peers).map(|(source, pipe)| SourceProgress {
+            source,
+            bytes: pipe.delivered_bytes(),
+            rate: pipe.rate().per_second(),
+            in_flight: pipe.in_flight().len(),
+            failures: pipe.failures(),
+        })
     }
 
     fn stall(&self) -> Option<Stall> {
         if self.pieces.is_complete() || !self.pieces.in_flight().is_empty() {
             return None;
         }
-        Some(
-            match self.edge.paused_until().filter(|until| *until > self.now) {
-                Some(until) => Stall::EdgeUnreachable {
-                    failures: self.edge.failures(),
-                    until,
-                },
-                None => Stall::WaitingForPeers,
-            },
-        )
+        Some(match self.edge.paused_until().filter(|until| *until > self.now) {
+            Some(until) => Stall::EdgeUnreachable { failures: self.edge.failures(), until },
+            None => Stall::WaitingForPeers,
+        })
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Request {
     pub(crate) expected: Instant,
     /// When it counts as failed.
     pub(crate) deadline: Instant,
+    /// Time it was given at first.
+    allowance: Duration,
     bytes: u64,
 }
 
@@ -143,8 +145,7 @@ impl Pipe {
             return count == 0;
         }
         count < self.limits.min_requests
-            || (count < self.limits.max_requests
-                && self.in_flight_bytes + bytes <= self.window_bytes())
+            || (count < self.limits.max_requests && self.in_flight_bytes + bytes <= self.window_bytes())
     }
 
     /// Bandwidth times delay: what keeps the source busy for a round trip and a little more.
@@ -157,67 +158,44 @@ impl Pipe {
     /// How long one more request of this size would take; `None` as long as nothing was measured.
     pub(crate) fn expected_time(&self, bytes: u64) -> Option<Duration> {
         let rate = self.rate.per_second()?;
-        let sending = Duration::try_from_secs_f64((self.in_flight_bytes + bytes) as f64 / rate)
-            .unwrap_or(Duration::MAX);
+        let sending =
+            Duration::try_from_secs_f64((self.in_flight_bytes + bytes) as f64 / rate).unwrap_or(Duration::MAX);
         Some(sending.saturating_add(self.latency.unwrap_or_default()))
     }
 
     pub(crate) fn readiness(&self, bytes: u64) -> Readiness {
         let wait = self.expected_time(bytes);
-        Readiness {
-            unknown: wait.is_none(),
-            wait: wait.unwrap_or_default(),
-            in_flight: self.in_flight.len(),
-        }
+        Readiness { unknown: wait.is_none(), wait: wait.unwrap_or_default(), in_flight: self.in_flight.len() }
     }
 
     /// Longest time that an answer may take now. Doubles with every timeout in a row, so that even the slowest line
     /// gets a chunk through some time.
     fn allowance(&self, bytes: u64) -> Duration {
-        let assumed = || {
-            Duration::from_secs_f64(
-                (self.in_flight_bytes + bytes) as f64 / f64::from(self.limits.assumed_rate),
-            )
-        };
-        let usual = self.expected_time(bytes).map_or_else(assumed, |expected| {
-            expected.saturating_mul(self.limits.timeout_factor)
-        });
-        let patient = self
-            .limits
-            .timeout
-            .saturating_add(usual)
-            .saturating_mul(1 << self.timeouts.min(10));
+        let assumed =
+            || Duration::from_secs_f64((self.in_flight_bytes + bytes) as f64 / f64::from(self.limits.assumed_rate));
+        let usual = self
+            .expected_time(bytes)
+            .map_or_else(assumed, |expected| expected.saturating_mul(self.limits.timeout_factor));
+        let patient = self.limits.timeout.saturating_add(usual).saturating_mul(1 << self.timeouts.min(10));
         patient.min(Duration::from_secs(24 * 3600))
     }
 
     pub(crate) fn sent(&mut self, now: Instant, chunk: ChunkIndex, bytes: u64) {
         let allowance = self.allowance(bytes);
-        let expected = self
-            .expected_time(bytes)
-            .unwrap_or(allowance / 2)
-            .min(allowance);
+        let expected = self.expected_time(bytes).unwrap_or(allowance / 2).min(allowance);
         self.in_flight_bytes += bytes;
         self.rate.begin(now);
         self.in_flight.insert(
             chunk,
-            Request {
-                sent: now,
-                expected: now + expected,
-                deadline: now + allowance,
-                bytes,
-            },
+            Request { sent: now, expected: now + expected, deadline: now + allowance, allowance, bytes },
         );
     }
 
     /// The answer is coming in: its time limit starts anew, `times` times at most counted from when it was asked.
     pub(crate) fn moving(&mut self, now: Instant, chunk: ChunkIndex, times: u32) {
         if let Some(request) = self.in_flight.get_mut(&chunk) {
-            let allowance = request.deadline.saturating_duration_since(request.sent);
-            let latest = request.sent
-                + allowance
-                    .saturating_mul(times)
-                    .min(Duration::from_secs(24 * 3600));
-            let anew = now + allowance.min(Duration::from_secs(60));
+            let latest = request.sent + request.allowance.saturating_mul(times).min(Duration::from_secs(24 * 3600));
+            let anew = now + request.allowance;
             request.deadline = anew.min(latest).max(request.deadline);
         }
     }
@@ -254,24 +232,11 @@ impl Pipe {
 
     /// A request sent at `sent` failed. All that were under way together fail as one. `jitter` is in 0..1.
     /// True if this failure counts.
-    pub(crate) fn failed(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        timed_out: bool,
-        jitter: f64,
-    ) -> bool {
-        if self
-            .paused_until
-            .is_some_and(|until| now < until || sent < until)
-        {
+    pub(crate) fn failed(&mut self, now: Instant, sent: Instant, timed_out: bool, jitter: f64) -> bool {
+        if self.paused_until.is_some_and(|until| now < until || sent < until) {
             return false;
         }
-        let doubled = self
-            .limits
-            .backoff
-            .saturating_mul(1 << self.failures.min(16))
-            .min(self.limits.max_backoff);
+        let doubled = self.limits.backoff.saturating_mul(1 << self.failures.min(16)).min(self.limits.max_backoff);
         self.failures = self.failures.saturating_add(1);
         self.timeouts = self.timeouts.saturating_add(u32::from(timed_out));
         self.paused_until = Some(now + doubled.mul_f64(0.5 + jitter / 2.0));
@@ -287,18 +252,12 @@ impl Pipe {
 
     /// The next request that runs out of time.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.in_flight
-            .values()
-            .map(|request| request.deadline)
-            .min()
+        self.in_flight.values().map(|request| request.deadline).min()
     }
 
     /// Requests that have run out of time.
     pub(crate) fn overdue(&self, now: Instant) -> Vec<ChunkIndex> {
-        let late = self
-            .in_flight
-            .iter()
-            .filter(|(_, request)| request.deadline <= now);
+        let late = self.in_flight.iter().filter(|(_, request)| request.deadline <= now);
         late.map(|(chunk, _)| *chunk).collect()
     }
 }

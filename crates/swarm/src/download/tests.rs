@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 
 const CHUNK: u32 = 64 << 10;
+/// Chunks in flight to the edge at first: a megabyte, tags included.
+const FULL: usize = 15;
 const MS: Duration = Duration::from_millis(1);
 
 /// Some moment; tests count from it.
@@ -65,6 +67,19 @@ impl Bench {
             unreachable: Vec::new(),
             done: false,
         }
+    }
+
+    /// Peer 1 is connected, and nothing is to come from the edge.
+    fn with_peer(len: u32, have: impl IntoIterator<Item = u32>) -> Self {
+        let mut bench = Self::waiting(len);
+        bench.connect(1, have);
+        bench.share([]);
+        bench
+    }
+
+    /// Nothing is asked from the edge before the share is known.
+    fn waiting(len: u32) -> Self {
+        Self::with(len, Config { requests_before_share: 0, ..Config::default() }, [])
     }
 
     /// Takes all actions; returns what was requested.
@@ -200,11 +215,11 @@ fn little_is_asked_before_the_share_is_known_then_much() {
     assert!(asked.len() >= 10 && asked.iter().all(|(source, chunk)| *source == Source::Edge && *chunk >= 50));
     let mut alone = Bench::new(100);
     alone.drain();
-    assert_eq!(alone.alone().len() + 2, 16, "a megabyte at once");
+    assert_eq!(alone.alone().len() + 2, FULL);
     let mut silent = Bench::new(100);
     silent.drain();
     assert!(silent.wait(999 * MS).is_empty());
-    assert_eq!(silent.wait(MS).len() + 2, 16);
+    assert_eq!(silent.wait(MS).len() + 2, FULL);
 }
 
 #[test]
@@ -216,7 +231,7 @@ fn the_pipe_to_the_edge_never_runs_dry() {
         bench.now += 10 * MS;
         bench.deliver(Source::Edge, chunk);
         let under_way = bench.under_way_to(Source::Edge).len();
-        assert!(under_way >= 16 && under_way <= 32, "{under_way}");
+        assert!((16..=32).contains(&under_way), "{under_way}");
     }
     bench.finish_from_edge();
     assert_eq!(bench.download.progress().edge_bytes, bench.download.layout.sealed_length());
@@ -239,9 +254,7 @@ fn resumed_downloads_ask_only_for_the_rest() {
 
 #[test]
 fn peers_are_asked_for_the_rarest_and_the_edge_only_for_the_share() {
-    let mut bench = Bench::with(100, Config { requests_before_share: 0, ..Config::default() }, []);
-    bench.share([]);
-    bench.connect(1, 0..60);
+    let mut bench = Bench::with_peer(100, 0..60);
     let asked = bench.under_way_to(from_peer(1));
     assert_eq!(asked.len(), 2);
     bench.connect(2, (0..60).chain([99]));
@@ -251,16 +264,15 @@ fn peers_are_asked_for_the_rarest_and_the_edge_only_for_the_share() {
 
 #[test]
 fn readers_are_served_in_order() {
-    let mut bench = Bench::with(100, Config { requests_before_share: 0, ..Config::default() }, []);
+    let mut bench = Bench::waiting(100);
     bench.download.handle_want(bench.now, 40..60);
     assert_eq!(bench.alone().iter().map(|(_, chunk)| *chunk).take(5).collect::<Vec<_>>(), [40, 41, 42, 43, 44]);
-    let mut bench = Bench::with(100, Config { requests_before_share: 0, ..Config::default() }, []);
-    bench.share([]);
+    let mut bench = Bench::waiting(100);
     bench.download.handle_want(bench.now, 40..60);
     bench.connect(1, 0..100);
     assert_eq!(bench.under_way_to(from_peer(1)), [40, 41]);
     // A head that nobody has comes from the edge after a short while.
-    let mut bench = Bench::with(100, Config { requests_before_share: 0, ..Config::default() }, []);
+    let mut bench = Bench::waiting(100);
     bench.connect(1, []);
     bench.download.handle_want(bench.now, 40..60);
     assert!(bench.share([]).is_empty());
@@ -269,20 +281,18 @@ fn readers_are_served_in_order() {
 
 #[test]
 fn silent_peers_are_not_waited_for_long() {
-    let mut bench = Bench::with(100, Config { requests_before_share: 0, ..Config::default() }, []);
+    let mut bench = Bench::waiting(100);
     bench.connect(1, []);
     assert!(bench.share([]).is_empty(), "a peer may still bring it");
     assert!(bench.wait(900 * MS).is_empty());
     assert!(bench.wait(100 * MS).len() >= 10, "not one did");
-    let mut bench = Bench::with(100, Config { requests_before_share: 0, ..Config::default() }, []);
+    let mut bench = Bench::waiting(100);
     assert!(bench.share([]).len() >= 10, "without any peer there is nothing to wait for");
 }
 
 #[test]
 fn corrupt_peers_are_dropped_for_good() {
-    let mut bench = Bench::with(100, Config { requests_before_share: 0, ..Config::default() }, []);
-    bench.share([]);
-    bench.connect(1, 0..100);
+    let mut bench = Bench::with_peer(100, 0..100);
     let chunk = bench.under_way_to(from_peer(1))[0];
     bench.download.handle_corrupt(bench.now, from_peer(1), ChunkIndex::new(chunk));
     let again = bench.drain();
@@ -294,9 +304,7 @@ fn corrupt_peers_are_dropped_for_good() {
 
 #[test]
 fn peers_that_promise_what_they_lack_are_dropped() {
-    let mut bench = Bench::with(200, Config { requests_before_share: 0, ..Config::default() }, []);
-    bench.share([]);
-    bench.connect(1, 0..200);
+    let mut bench = Bench::with_peer(200, 0..200);
     let mut lacks = 0;
     while let Some(chunk) = bench.under_way_to(from_peer(1)).first().copied() {
         lacks += 1;
@@ -308,9 +316,7 @@ fn peers_that_promise_what_they_lack_are_dropped() {
 
 #[test]
 fn slow_answers_are_overtaken_and_slow_peers_left() {
-    let mut bench = Bench::with(100, Config { requests_before_share: 0, ..Config::default() }, []);
-    bench.share([]);
-    bench.connect(1, 0..100);
+    let mut bench = Bench::with_peer(12, 0..12);
     let late = bench.under_way_to(from_peer(1));
     let times = bench.wait(Duration::from_secs(3));
     assert!(late.iter().all(|chunk| times.contains(&(Source::Edge, *chunk))), "{times:?}");
@@ -341,18 +347,22 @@ fn a_failing_edge_is_asked_ever_more_rarely_until_another_stands_in() {
     assert_eq!(bench.unreachable, [3, 4, 5, 6]);
     assert!(matches!(bench.download.progress().stall, Some(Stall::EdgeUnreachable { failures: 6, .. })));
     bench.download.handle_edge_changed(bench.now);
-    assert_eq!(bench.drain().len(), 16);
+    assert_eq!(bench.drain().len(), FULL);
     bench.finish_from_edge();
 }
 
 #[test]
 fn the_last_chunk_is_asked_twice_where_the_first_is_late() {
-    let mut bench = Bench::with(3, Config { requests_before_share: 0, ..Config::default() }, []);
-    bench.share([0]);
+    let mut bench = Bench::waiting(3);
     bench.connect(1, [1, 2]);
+    bench.share([0]);
     assert_eq!(bench.under_way(), [(Source::Edge, 0), (from_peer(1), 1), (from_peer(1), 2)]);
     bench.now += 10 * MS;
-    assert_eq!(bench.deliver(Source::Edge, 0), [(Source::Edge, 1), (Source::Edge, 2)], "the edge is known to be quicker");
+    assert_eq!(
+        bench.deliver(Source::Edge, 0),
+        [(Source::Edge, 1), (Source::Edge, 2)],
+        "the edge is known to be quicker"
+    );
     bench.deliver(Source::Edge, 1);
     assert_eq!(bench.under_way_to(from_peer(1)), [2], "the loser is cancelled");
     bench.deliver(from_peer(1), 2);
@@ -386,6 +396,22 @@ fn an_answer_that_is_coming_in_has_not_timed_out() {
     }
     assert_eq!(bench.under_way_to(Source::Edge), [0, 1]);
     assert_eq!(bench.download.progress().stall, None);
+}
+
+#[test]
+fn a_trickling_peer_is_not_waited_for_without_end() {
+    let mut bench = Bench::with_peer(2, 0..2);
+    let mut is_left = false;
+    for _ in 0..55 {
+        bench.now += 200 * MS;
+        for chunk in bench.under_way_to(from_peer(1)) {
+            bench.download.handle_receiving(bench.now, from_peer(1), ChunkIndex::new(chunk));
+        }
+        bench.wait(Duration::ZERO);
+        is_left |= bench.under_way_to(from_peer(1)).is_empty();
+    }
+    assert!(is_left);
+    assert_eq!(bench.under_way_to(Source::Edge), [0, 1]);
 }
 
 #[derive(Debug, Clone)]

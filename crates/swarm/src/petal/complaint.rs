@@ -44,29 +44,16 @@ pub(crate) struct Complaints {
 
 impl Complaints {
     pub(crate) fn new(enough: usize, keep: Duration) -> Self {
-        Self {
-            accused: BTreeMap::new(),
-            enough,
-            keep,
-        }
+        Self { accused: BTreeMap::new(), enough, keep }
     }
 
     /// Notes a complaint. True when `about` is out with it.
-    pub(crate) fn add(
-        &mut self,
-        now: Instant,
-        from: AgentId,
-        about: AgentId,
-        complaint: Complaint,
-    ) -> bool {
+    pub(crate) fn add(&mut self, now: Instant, from: AgentId, about: AgentId, complaint: Complaint) -> bool {
         if !complaint.is_grave() {
             return false;
         }
         self.make_room(about);
-        let accused = self.accused.entry(about).or_insert_with(|| Accused {
-            by: BTreeSet::new(),
-            last: now,
-        });
+        let accused = self.accused.entry(about).or_insert_with(|| Accused { by: BTreeSet::new(), last: now });
         accused.last = now;
         if accused.by.len() < self.enough {
             accused.by.insert(from);
@@ -75,25 +62,20 @@ impl Complaints {
     }
 
     pub(crate) fn is_distrusted(&self, now: Instant, agent: AgentId) -> bool {
-        self.accused.get(&agent).is_some_and(|accused| {
-            accused.by.len() >= self.enough && now < accused.last + self.keep
-        })
+        self.accused
+            .get(&agent)
+            .is_some_and(|accused| accused.by.len() >= self.enough && now < accused.last + self.keep)
     }
 
     pub(crate) fn expire(&mut self, now: Instant) {
-        self.accused
-            .retain(|_, accused| now < accused.last + self.keep);
+        self.accused.retain(|_, accused| now < accused.last + self.keep);
     }
 
     fn make_room(&mut self, about: AgentId) {
         if self.accused.len() < MOST_ACCUSED || self.accused.contains_key(&about) {
             return;
         }
-        let oldest = self
-            .accused
-            .iter()
-            .min_by_key(|(_, accused)| accused.last)
-            .map(|(agent, _)| *agent);
+        let oldest = self.accused.iter().min_by_key(|(_, accused)| accused.last).map(|(agent, _)| *agent);
         oldest.map(|agent| self.accused.remove(&agent));
     }
 }

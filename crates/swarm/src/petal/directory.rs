@@ -124,8 +124,7 @@ impl Version {
         }
         let held: Vec<_> = member.have.iter().collect();
         self.members.insert(agent, member);
-        held.into_iter()
-            .for_each(|chunk| self.copy_came(agent, chunk));
+        held.into_iter().for_each(|chunk| self.copy_came(agent, chunk));
     }
 
     /// Takes a member out: its copies, its share, its links. Returns who was fetching from it.

@@ -24,35 +24,18 @@ const LEAST_PART: f64 = 0.2;
 impl Version {
     /// Whose share has this chunk; `guess` is looked at first.
     pub(crate) fn owner(&self, guess: AgentId, chunk: ChunkIndex) -> Option<AgentId> {
-        let has = |agent: &AgentId| {
-            self.members
-                .get(agent)
-                .is_some_and(|member| member.share.contains(chunk))
-        };
-        let busy = self
-            .loads
-            .iter()
-            .rev()
-            .take_while(|(load, _)| *load > 0)
-            .map(|(_, agent)| agent);
-        std::iter::once(&guess)
-            .chain(busy)
-            .chain(&self.stalled)
-            .find(|agent| has(agent))
-            .copied()
+        let has = |agent: &AgentId| self.members.get(agent).is_some_and(|member| member.share.contains(chunk));
+        let busy = self.loads.iter().rev().take_while(|(load, _)| *load > 0).map(|(_, agent)| agent);
+        std::iter::once(&guess).chain(busy).chain(&self.stalled).find(|agent| has(agent)).copied()
     }
 
     /// The share to announce to a member.
     pub(crate) fn share_of(&self, agent: AgentId) -> Option<ChunkSet> {
         let member = self.members.get(&agent)?;
         let mut chunks = member.share.clone();
-        member
-            .personal
-            .iter()
-            .flat_map(ChunkSet::iter)
-            .for_each(|chunk| {
-                chunks.insert(chunk);
-            });
+        member.personal.iter().flat_map(ChunkSet::iter).for_each(|chunk| {
+            chunks.insert(chunk);
+        });
         Some(chunks)
     }
 
@@ -68,11 +51,7 @@ impl Version {
     }
 
     /// Changes a share and keeps `assigned` and `loads` in step. Returns what `change` does.
-    fn change_share<T>(
-        &mut self,
-        agent: AgentId,
-        change: impl FnOnce(&mut Member, &mut ChunkSet) -> T,
-    ) -> Option<T> {
+    fn change_share<T>(&mut self, agent: AgentId, change: impl FnOnce(&mut Member, &mut ChunkSet) -> T) -> Option<T> {
         let member = self.members.get_mut(&agent)?;
         let was_listed = self.loads.remove(&(member.share.count(), agent));
         let result = change(member, &mut self.assigned);
@@ -146,20 +125,15 @@ impl Version {
 
     /// Chunks that nobody holds and nobody was told to bring.
     fn homeless(&self) -> Vec<ChunkIndex> {
-        self.assigned
-            .iter_missing()
-            .filter(|chunk| self.copies(*chunk) == 0)
-            .collect()
+        self.assigned.iter_missing().filter(|chunk| self.copies(*chunk) == 0).collect()
     }
 
     /// Moves work from the fullest share to the emptiest, if that is due and worth a message.
     fn steal(&mut self, now: Instant, config: &PetalConfig) -> bool {
-        let (Some(thief), Some(victim)) = (self.loads.first().copied(), self.loads.last().copied())
-        else {
+        let (Some(thief), Some(victim)) = (self.loads.first().copied(), self.loads.last().copied()) else {
             return false;
         };
-        let (Some(from), Some(to)) = (self.members.get(&victim.1), self.members.get(&thief.1))
-        else {
+        let (Some(from), Some(to)) = (self.members.get(&victim.1), self.members.get(&thief.1)) else {
             return false;
         };
         let amount = amount_to_move((victim.0, from), (thief.0, to), config);
@@ -168,8 +142,7 @@ impl Version {
         }
         let keep = (victim.0 - amount) as usize;
         let tail: Vec<_> = from.share.iter().skip(keep).collect();
-        tail.iter()
-            .for_each(|chunk| self.unassign(victim.1, *chunk));
+        tail.iter().for_each(|chunk| self.unassign(victim.1, *chunk));
         self.announce(victim.1);
         self.assign(now, thief.1, &tail);
         true
@@ -193,16 +166,9 @@ impl Version {
 
     /// Sets aside members whose shares do not progress. Their shares go to others at the next [`Self::share_out`], if there are any.
     pub(crate) fn find_stalled(&mut self, now: Instant, config: &PetalConfig) {
-        let busy = self
-            .loads
-            .iter()
-            .rev()
-            .take_while(|(load, _)| *load > 0)
-            .copied();
+        let busy = self.loads.iter().rev().take_while(|(load, _)| *load > 0).copied();
         let has_stalled = |(_, agent): &(u32, AgentId)| {
-            self.members
-                .get(agent)
-                .is_some_and(|member| member.progress_at + allowance(member, config) <= now)
+            self.members.get(agent).is_some_and(|member| member.progress_at + allowance(member, config) <= now)
         };
         for (load, agent) in busy.filter(has_stalled).collect::<Vec<_>>() {
             self.loads.remove(&(load, agent));
@@ -219,17 +185,10 @@ impl Version {
         let Some(member) = self.members.get(&agent).filter(|member| member.wants) else {
             return;
         };
-        let avoided: Vec<_> = member
-            .avoided
-            .iter()
-            .filter_map(|id| self.members.get(id))
-            .collect();
+        let avoided: Vec<_> = member.avoided.iter().filter_map(|id| self.members.get(id)).collect();
         let mut personal = ChunkSet::new(self.chunks);
         for chunk in member.have.iter_missing() {
-            let unreachable = avoided
-                .iter()
-                .filter(|holder| holder.have.contains(chunk))
-                .count();
+            let unreachable = avoided.iter().filter(|holder| holder.have.contains(chunk)).count();
             if unreachable > 0 && unreachable as u32 == self.copies(chunk) {
                 personal.insert(chunk);
             }
@@ -259,13 +218,8 @@ impl Version {
 
 /// How long a share may go without progress.
 fn allowance(member: &Member, config: &PetalConfig) -> Duration {
-    let usual = member
-        .pace
-        .per_second()
-        .map_or(0.0, |pace| STALL_CHUNKS / pace);
-    config
-        .stall
-        .max(Duration::try_from_secs_f64(usual).unwrap_or(config.stall * 100))
+    let usual = member.pace.per_second().map_or(0.0, |pace| STALL_CHUNKS / pace);
+    config.stall.max(Duration::try_from_secs_f64(usual).unwrap_or(config.stall * 100))
 }
 
 /// How many chunks a member brings in the time looked ahead.
@@ -280,19 +234,11 @@ fn amount_to_move(victim: (u32, &Member), thief: (u32, &Member), config: &PetalC
         return 0;
     }
     let part = match (victim.1.pace.per_second(), thief.1.pace.per_second()) {
-        (Some(victim), Some(thief)) => {
-            (thief / (thief + victim)).clamp(LEAST_PART, 1.0 - LEAST_PART)
-        }
+        (Some(victim), Some(thief)) => (thief / (thief + victim)).clamp(LEAST_PART, 1.0 - LEAST_PART),
         (None, _) | (_, None) => 0.5,
     };
     let fair = (f64::from(victim.0 + thief.0) * part) as u32;
     let in_work = ahead(victim.1, config).max(2);
-    let amount = fair
-        .saturating_sub(thief.0)
-        .min(victim.0.saturating_sub(in_work));
-    if amount < config.steal_floor {
-        0
-    } else {
-        amount
-    }
+    let amount = fair.saturating_sub(thief.0).min(victim.0.saturating_sub(in_work));
+    if amount < config.steal_floor { 0 } else { amount }
 }

@@ -74,7 +74,13 @@ impl Bench {
         }
     }
 
-    fn join_at(&mut self, number: u8, have: impl IntoIterator<Item = u32>, wants: bool, locality: Locality) -> Result<(), JoinRefused> {
+    fn join_at(
+        &mut self,
+        number: u8,
+        have: impl IntoIterator<Item = u32>,
+        wants: bool,
+        locality: Locality,
+    ) -> Result<(), JoinRefused> {
         let have = set(self.len, have);
         self.petal.handle_join(self.now, agent(number), V, self.len, have.clone(), wants, locality)?;
         self.have.insert(number, indices(&have));
@@ -144,7 +150,8 @@ impl Bench {
             if self.wants.is_empty() || self.have.values().any(|have| have.contains(&chunk)) {
                 continue;
             }
-            let owners: Vec<_> = shares().filter(|(_, share)| share.contains(&chunk)).map(|(number, _)| *number).collect();
+            let owners: Vec<_> =
+                shares().filter(|(_, share)| share.contains(&chunk)).map(|(number, _)| *number).collect();
             assert_eq!(owners.len(), 1, "chunk {chunk} is in the shares of {owners:?}");
         }
     }

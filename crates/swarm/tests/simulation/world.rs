@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use umbel_content::{ChunkIndex, ChunkLayout, ChunkSet, ManifestId};
 use umbel_swarm::{
-    Action, AgentId, Complaint, Config, Download, DropReason, FailReason, Locality, Petal, PetalAction, PetalConfig, Source,
+    Action, AgentId, Complaint, Config, Download, DropReason, FailReason, Locality, Petal, PetalAction, PetalConfig,
+    Source,
 };
 
 pub(crate) const CHUNK: u32 = 64 << 10;
@@ -45,7 +46,14 @@ pub(crate) struct Agent {
 impl Agent {
     /// Bytes per second each way, 10 ms from everyone.
     pub(crate) fn new(rate: f64) -> Self {
-        Self { role: Role::Honest, start: Duration::ZERO, up: rate, down: rate, latency: Duration::from_millis(10), dies: None }
+        Self {
+            role: Role::Honest,
+            start: Duration::ZERO,
+            up: rate,
+            down: rate,
+            latency: Duration::from_millis(10),
+            dies: None,
+        }
     }
 }
 
@@ -85,24 +93,55 @@ enum Event {
     Start(usize),
     Die(usize),
     Wake(usize),
-    PetalWake,
     Report(usize),
-    /// At the petal.
+    AtPetal(PetalEvent),
+    /// At an agent.
+    Told(usize, PetalAction),
+    Connected {
+        agent: usize,
+        peer: usize,
+    },
+    PeerHas {
+        agent: usize,
+        peer: usize,
+        chunk: u32,
+    },
+    PeerGone {
+        agent: usize,
+        peer: usize,
+    },
+    Arrived {
+        agent: usize,
+        from: Source,
+        chunk: u32,
+        corrupt: bool,
+    },
+    Failed {
+        agent: usize,
+        from: Source,
+        chunk: u32,
+    },
+    /// At a sender.
+    Asked {
+        sender: Source,
+        by: usize,
+        chunk: u32,
+    },
+    Cancelled {
+        sender: Source,
+        by: usize,
+        chunk: u32,
+    },
+    Sent(Source),
+}
+
+#[derive(Debug)]
+enum PetalEvent {
+    Wake,
     Join(usize),
     Haves(usize, Vec<u32>),
     Complain(usize, usize, Complaint),
     Gone(usize),
-    /// At an agent.
-    Told(usize, PetalAction),
-    Connected { agent: usize, peer: usize },
-    PeerHas { agent: usize, peer: usize, chunk: u32 },
-    PeerGone { agent: usize, peer: usize },
-    Arrived { agent: usize, from: Source, chunk: u32, corrupt: bool },
-    Failed { agent: usize, from: Source, chunk: u32 },
-    /// At a sender.
-    Asked { sender: Source, by: usize, chunk: u32 },
-    Cancelled { sender: Source, by: usize, chunk: u32 },
-    Sent(Source),
 }
 
 struct Timed {
@@ -191,7 +230,7 @@ pub(crate) fn id(agent: usize) -> AgentId {
 }
 
 fn number(id: AgentId) -> usize {
-    u64::from_be_bytes(id.as_bytes()[..8].try_into().unwrap()) as usize
+    u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight bytes")) as usize
 }
 
 #[expect(clippy::disallowed_methods, reason = "some moment to count from; nothing depends on its value")]
@@ -315,7 +354,9 @@ impl World {
             Event::PeerHas { agent, peer, chunk } => {
                 self.download(agent, |download, now| download.handle_have(now, id(peer), &[chunk]));
             }
-            Event::PeerGone { agent, peer } => self.download(agent, |download, now| download.handle_peer_gone(now, id(peer))),
+            Event::PeerGone { agent, peer } => {
+                self.download(agent, |download, now| download.handle_peer_gone(now, id(peer)))
+            }
             Event::Arrived { agent, from, chunk, corrupt } => self.arrived(agent, from, chunk, corrupt),
             Event::Failed { agent, from, chunk } => self.download(agent, |download, now| {
                 download.handle_failed(now, from, ChunkIndex::new(chunk), FailReason::Error);
@@ -323,7 +364,7 @@ impl World {
             Event::Asked { sender, by, chunk } => self.asked(sender, by, chunk),
             Event::Cancelled { sender, by, chunk } => self.uplinks.entry(sender).or_default().cancel(by, chunk),
             Event::Sent(sender) => self.sent(sender),
-            at_petal => self.at_petal(at_petal),
+            Event::AtPetal(event) => self.at_petal(event),
         }
     }
 
@@ -331,13 +372,14 @@ impl World {
 
     fn start(&mut self, agent: usize) {
         if self.scenario.agents[agent].role == Role::Honest {
-            let layout = ChunkLayout::new(u64::from(self.scenario.chunks) * u64::from(CHUNK), CHUNK).unwrap();
+            let layout =
+                ChunkLayout::new(u64::from(self.scenario.chunks) * u64::from(CHUNK), CHUNK).expect("64 KiB chunks");
             let have = ChunkSet::new(self.scenario.chunks);
             let seed = self.scenario.seed.wrapping_mul(1000) + agent as u64;
             self.nodes[agent].download = Some(Download::new(Config::default(), layout, have, seed, self.instant()));
         }
         self.download(agent, |_, _| {});
-        self.to_petal(agent, Event::Join(agent));
+        self.tell_petal(agent, PetalEvent::Join(agent));
         self.after(REPORT_EVERY, Event::Report(agent));
     }
 
@@ -347,7 +389,7 @@ impl World {
         for receiver in std::mem::take(&mut self.nodes[agent].receivers) {
             self.after(NOTICE, Event::PeerGone { agent: receiver, peer: agent });
         }
-        self.after(NOTICE, Event::Gone(agent));
+        self.after(NOTICE, Event::AtPetal(PetalEvent::Gone(agent)));
     }
 
     fn report(&mut self, agent: usize) {
@@ -356,30 +398,34 @@ impl World {
         }
         let chunks = std::mem::take(&mut self.nodes[agent].unreported);
         if !chunks.is_empty() {
-            self.to_petal(agent, Event::Haves(agent, chunks));
+            self.tell_petal(agent, PetalEvent::Haves(agent, chunks));
         }
         if self.nodes[agent].finished.is_none() {
             self.after(REPORT_EVERY, Event::Report(agent));
         }
     }
 
-    fn to_petal(&mut self, agent: usize, event: Event) {
+    fn tell_petal(&mut self, agent: usize, event: PetalEvent) {
         if self.scenario.petal {
             self.outcome.petal_messages += 1;
-            self.after(self.latency(agent), event);
+            self.after(self.latency(agent), Event::AtPetal(event));
         }
     }
 
     fn told(&mut self, agent: usize, action: PetalAction) {
         match action {
-            PetalAction::Share { chunks, .. } => self.download(agent, |download, now| download.handle_share(now, chunks)),
+            PetalAction::Share { chunks, .. } => {
+                self.download(agent, |download, now| download.handle_share(now, chunks))
+            }
             PetalAction::Introduce { peers, .. } => {
                 for peer in peers.into_iter().map(number) {
                     let handshake = self.between(agent, Source::Peer(id(peer))) * 3;
                     self.after(handshake, Event::Connected { agent, peer });
                 }
             }
-            PetalAction::Depart { peer, .. } => self.download(agent, |download, now| download.handle_peer_gone(now, peer)),
+            PetalAction::Depart { peer, .. } => {
+                self.download(agent, |download, now| download.handle_peer_gone(now, peer))
+            }
         }
     }
 
@@ -388,7 +434,7 @@ impl World {
             return;
         }
         if !self.nodes[peer].alive {
-            return self.to_petal(agent, Event::Complain(agent, peer, Complaint::Unreachable));
+            return self.tell_petal(agent, PetalEvent::Complain(agent, peer, Complaint::Unreachable));
         }
         let have = match &self.nodes[peer].download {
             Some(download) => download.held().clone(),
@@ -443,7 +489,10 @@ impl World {
                 self.after(self.between(agent, source), Event::Asked { sender: source, by: agent, chunk: chunk.get() });
             }
             Action::Cancel { source, chunk } => {
-                self.after(self.between(agent, source), Event::Cancelled { sender: source, by: agent, chunk: chunk.get() });
+                self.after(
+                    self.between(agent, source),
+                    Event::Cancelled { sender: source, by: agent, chunk: chunk.get() },
+                );
             }
             Action::Drop { peer, reason } => {
                 self.nodes[number(peer)].receivers.remove(&agent);
@@ -453,7 +502,7 @@ impl World {
                     DropReason::Stalled => Complaint::Stalled,
                     DropReason::TooMany => return,
                 };
-                self.to_petal(agent, Event::Complain(agent, number(peer), complaint));
+                self.tell_petal(agent, PetalEvent::Complain(agent, number(peer), complaint));
             }
             Action::EdgeUnreachable { .. } => {}
             Action::Done => self.nodes[agent].finished = Some(self.now),
@@ -506,26 +555,27 @@ impl World {
 
     // ---- the petal ----
 
-    fn at_petal(&mut self, event: Event) {
+    fn at_petal(&mut self, event: PetalEvent) {
         let now = self.instant();
         match event {
-            Event::Join(agent) => {
+            PetalEvent::Join(agent) => {
                 let chunks = self.scenario.chunks;
                 let download = self.nodes[agent].download.as_ref();
                 let have = download.map_or_else(|| ChunkSet::full(chunks), |download| download.held().clone());
                 let wants = download.is_some();
-                self.petal.handle_join(now, id(agent), VERSION, chunks, have, wants, Locality::default()).unwrap();
+                self.petal
+                    .handle_join(now, id(agent), VERSION, chunks, have, wants, Locality::default())
+                    .expect("a sensible join");
             }
-            Event::Haves(agent, chunks) => self.petal.handle_have(now, id(agent), VERSION, &chunks),
-            Event::Complain(agent, about, complaint) => {
+            PetalEvent::Haves(agent, chunks) => self.petal.handle_have(now, id(agent), VERSION, &chunks),
+            PetalEvent::Complain(agent, about, complaint) => {
                 self.petal.handle_complaint(now, id(agent), id(about), VERSION, complaint);
             }
-            Event::Gone(agent) => self.petal.handle_gone(now, id(agent)),
-            Event::PetalWake => {
+            PetalEvent::Gone(agent) => self.petal.handle_gone(now, id(agent)),
+            PetalEvent::Wake => {
                 self.petal_wake = None;
                 self.petal.handle_timeout(now);
             }
-            other => panic!("not for the petal: {other:?}"),
         }
         while let Some(action) = self.petal.poll_action() {
             let (PetalAction::Share { agent: to, .. }
@@ -540,7 +590,7 @@ impl World {
             && self.petal_wake.is_none_or(|earlier| time < earlier)
         {
             self.petal_wake = Some(time);
-            self.at(time.max(self.now), Event::PetalWake);
+            self.at(time.max(self.now), Event::AtPetal(PetalEvent::Wake));
         }
     }
 }
