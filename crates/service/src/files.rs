@@ -9,7 +9,8 @@ use std::{
 
 /// Replaces `path` with `bytes`, readable by its owner only: written beside it, synced, renamed.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    // The parent of a bare name is the empty path, which cannot be opened.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.as_file().set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
