@@ -43,9 +43,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let addresses = config.addresses();
     let until = shutdown.clone();
     upkeep.spawn(async move { node.keep_renewed(addresses, until).await });
+    let mut serving = Box::pin(origin.wait());
     let stopped = tokio::select! {
-        stopped = origin.wait() => stopped,
-        Some(task) = upkeep.join_next() => task.context("a part of the origin broke").flatten(),
+        stopped = &mut serving => stopped,
+        // Told to stop, or broken: either way requests that run are finished first.
+        Some(task) = upkeep.join_next() => {
+            shutdown.cancel();
+            task.context("a part of the origin broke").flatten().and(serving.await)
+        }
     };
     shutdown.cancel();
     while let Some(task) = upkeep.join_next().await {
