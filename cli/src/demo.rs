@@ -4,7 +4,7 @@
 //! under [`supervise`], [`fetch`] gets every file on every agent and compares every byte while [`live`] shows it,
 //! [`books`] compares what was delivered with what Postgres says, [`verdict`] decides and tells.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -142,7 +142,9 @@ impl DemoArgs {
     }
 
     fn say(&self, text: &str) {
-        if self.json { eprintln!("{text}") } else { println!("{text}") }
+        // Whoever read this may be gone, as `tee` is after Ctrl-C: no reason to break off.
+        let _said =
+            if self.json { writeln!(std::io::stderr(), "{text}") } else { writeln!(std::io::stdout(), "{text}") };
     }
 }
 

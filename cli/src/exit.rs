@@ -8,6 +8,8 @@ use umbel_service::config::{ConfigError, EXIT_CONFIG};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Status {
+    /// Whoever read the output has gone (`umbel ... | head`): their choice.
+    Closed = 0,
     /// Anything without a status of its own.
     Other = 1,
     /// The command line makes no sense.
@@ -56,21 +58,22 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         eprintln!("{mistakes}");
         return ExitCode::from(u8::try_from(EXIT_CONFIG).unwrap_or(1));
     }
-    // A closed pipe (`umbel ... | head`) is the reader's choice.
-    if is_broken_pipe(error) {
-        return ExitCode::SUCCESS;
+    let status = status(error);
+    if status != Status::Closed {
+        eprintln!("umbel: {}", one_line(error));
     }
-    eprintln!("umbel: {}", one_line(error));
-    ExitCode::from(status(error) as u8)
+    ExitCode::from(status as u8)
+}
+
+/// What a failure to write to standard output means for the command.
+pub(crate) fn output(error: std::io::Error) -> anyhow::Error {
+    let closed = error.kind() == std::io::ErrorKind::BrokenPipe;
+    let status = if closed { Status::Closed } else { Status::Other };
+    Failure::new(status, format!("cannot write to standard output: {error}"))
 }
 
 fn status(error: &anyhow::Error) -> Status {
     error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Status::Other, |failure| failure.status)
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    kinds.into_iter().any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Causes after their effects; a cause that its effect has already told is left out.
@@ -97,6 +100,13 @@ mod tests {
         assert_eq!(status(&error), Status::NotFound);
         assert_eq!(one_line(&error), "cannot get it: no such object");
         assert_eq!(status(&anyhow!("else")), Status::Other);
+    }
+
+    #[test]
+    fn only_our_own_output_may_be_closed() {
+        let broken = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(status(&output(broken())), Status::Closed);
+        assert_eq!(status(&anyhow::Error::from(broken()).context("the agent does not answer")), Status::Other);
     }
 
     #[test]

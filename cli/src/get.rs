@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -18,7 +17,7 @@ use umbel_agent::{
 
 use crate::{
     agent::Place,
-    exit::{Failure, Status},
+    exit::{self, Failure, Status},
     runtime, show,
 };
 
@@ -70,7 +69,7 @@ impl GetArgs {
                 _ = tokio::signal::ctrl_c() => Err(Failure::new(Status::Interrupted, "interrupted")),
             };
             if let (Err(error), true) = (&outcome, self.json) {
-                self.figures(&json!({ "url": self.url, "error": crate::exit::one_line(error) }));
+                self.figures(&json!({ "url": self.url, "error": exit::one_line(error) }));
             }
             outcome
         }))
@@ -123,9 +122,9 @@ async fn write(transfer: &mut Transfer, output: Option<&Path>) -> anyhow::Result
     let mut stdout = tokio::io::stdout();
     while let Some(bytes) = transfer.next().await {
         let bytes = bytes.map_err(|error| failure(&error.into()))?;
-        stdout.write_all(&bytes).await.context("cannot write to standard output")?;
+        stdout.write_all(&bytes).await.map_err(exit::output)?;
     }
-    stdout.flush().await.context("cannot write to standard output")
+    stdout.flush().await.map_err(exit::output)
 }
 
 fn bar(transfer: &Transfer, hidden: bool) -> ProgressBar {

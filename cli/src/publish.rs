@@ -71,7 +71,8 @@ async fn publish(args: &PublishArgs) -> anyhow::Result<()> {
     let store = Store::open(&args.account, &args.site)?;
     let found = walk::walk(&args.folder)?;
     let remote = store.list().await?;
-    let plan = plan::compare(found.files, remote, args.delete).await?;
+    let mut plan = plan::compare(found.files, remote, args.delete).await?;
+    plan.spare(&found.skipped, &args.folder.canonicalize()?);
     if args.dry_run {
         tell(args, &plan, &found.skipped, &Outcome::default());
         return Ok(());

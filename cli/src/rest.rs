@@ -18,9 +18,19 @@ pub(crate) fn http_client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> 
     http_client_with(pem.transpose()?.as_deref())
 }
 
+/// As [`http_client`], for servers of this machine: never through a proxy.
+pub(crate) fn local_client(ca: &Path) -> anyhow::Result<reqwest::Client> {
+    let pem = std::fs::read_to_string(ca).with_context(|| format!("cannot read {}", ca.display()))?;
+    built(reqwest::Client::builder().no_proxy(), Some(&pem))
+}
+
 /// As [`http_client`], from PEM.
 pub(crate) fn http_client_with(ca: Option<&str>) -> anyhow::Result<reqwest::Client> {
-    let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+    built(reqwest::Client::builder(), ca)
+}
+
+fn built(builder: reqwest::ClientBuilder, ca: Option<&str>) -> anyhow::Result<reqwest::Client> {
+    let builder = builder.connect_timeout(CONNECT_TIMEOUT);
     let builder = match ca {
         Some(pem) => {
             let mut config = tls::client(pem, None).context("the CA certificate is not usable")?;

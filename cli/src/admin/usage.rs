@@ -5,7 +5,7 @@ use umbel_control_plane::api::{UsageReport, UsageRow};
 use url::form_urlencoded::Serializer;
 
 use super::Session;
-use crate::show;
+use crate::{exit, show};
 
 #[derive(Debug, Args)]
 pub(super) struct UsageArgs {
@@ -79,8 +79,8 @@ impl UsageArgs {
 
 fn csv(report: &UsageReport) -> anyhow::Result<()> {
     let mut writer = csv::Writer::from_writer(std::io::stdout());
-    report.rows.iter().try_for_each(|row| writer.serialize(row))?;
-    Ok(writer.flush()?)
+    let written = report.rows.iter().try_for_each(|row| writer.serialize(row)).map_err(std::io::Error::from);
+    written.and_then(|()| writer.flush()).map_err(exit::output)
 }
 
 fn table(by: By, report: &UsageReport) {

@@ -75,11 +75,17 @@ pub(super) async fn settled(api: &Api, before: &Books, fetched: &Fetched) -> any
     }
 }
 
-/// Bytes that the edges sent to agents, as their own meters have it.
+/// Bytes that the edges sent to agents, as their own meters have it; an edge may just be restarting.
 pub(super) async fn sent_by_edges(ports: Ports) -> anyhow::Result<u64> {
+    let deadline = Instant::now() + PATIENCE;
     let mut sum = 0;
     for number in 1..=EDGES {
-        let text = ops(loopback(ports.edge(number).ops), "/metrics").await?;
+        let text = loop {
+            match ops(loopback(ports.edge(number).ops), "/metrics").await {
+                Err(_) if Instant::now() < deadline => sleep(PAUSE).await,
+                answer => break answer?,
+            }
+        };
         sum += metric(&text, "umbel_edge_sent_bytes_total");
     }
     Ok(sum)

@@ -116,7 +116,7 @@ impl Building<'_> {
         let key: String = file.required("api_key", String::new());
         let ca: String = file.required("ca", String::new());
         file.finish()?;
-        Api::new(&url, key, rest::http_client(Some(Path::new(&ca)))?)
+        Api::new(&url, key, rest::local_client(Path::new(&ca))?)
     }
 
     async fn origin(&mut self, api: &Api) -> anyhow::Result<()> {

@@ -26,8 +26,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::exit::Failure;
 
-/// From SIGTERM to SIGKILL.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// From SIGTERM to SIGKILL: longer than any of them gives itself, Postgres above all.
+const STOP_DEADLINE: Duration = Duration::from_secs(40);
 /// Before a process that ended is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
@@ -185,6 +185,8 @@ impl Supervisor {
         let mut command = self.command(spec)?;
         // The write end is kept as long as the child is, or until this process is no more.
         command.arg("--supervised").stdin(Stdio::piped()).stdout(Stdio::null());
+        // Without us it stops by itself, in order; killed, it would leave Postgres behind.
+        command.kill_on_drop(false);
         command.spawn().with_context(|| format!("cannot start {}", spec.name))
     }
 
@@ -193,7 +195,7 @@ impl Supervisor {
         let mut command = Command::new(&self.program);
         // A group of its own: Ctrl-C is for the supervisor, which stops the others in order.
         command.args(&spec.args).stderr(log).process_group(0).kill_on_drop(true);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_foreign(name)) {
             command.env_remove(name);
         }
         Ok(command)
@@ -244,9 +246,14 @@ impl Table {
     }
 }
 
-/// Settings in the caller's environment are not the demo's; how much is logged may be.
-fn is_ours(name: &std::ffi::OsStr) -> bool {
-    name.to_str().is_some_and(|name| name.starts_with("UMBEL_") && name != "UMBEL_LOG")
+/// Settings in the caller's environment are not the demo's, nor is a proxy on the way to this machine itself; how much is
+/// logged may be.
+fn is_foreign(name: &std::ffi::OsStr) -> bool {
+    const PROXIES: [&str; 3] = ["http_proxy", "https_proxy", "all_proxy"];
+    name.to_str().is_some_and(|name| {
+        let proxy = PROXIES.contains(&name.to_ascii_lowercase().as_str());
+        proxy || (name.starts_with("UMBEL_") && name != "UMBEL_LOG")
+    })
 }
 
 async fn end(mut child: Child) {

@@ -35,7 +35,7 @@ impl Tree {
         self.files.iter().map(|file| file.size).sum()
     }
 
-    /// The folder `given`, or one that is put together from links to files of this machine.
+    /// The folder `given`, or one that is put together from files of this machine.
     pub(super) fn choose(given: Option<&Path>, state: &State) -> anyhow::Result<Self> {
         let folder = match given {
             Some(folder) => folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()))?,
@@ -71,12 +71,12 @@ fn stage(state: &State) -> anyhow::Result<PathBuf> {
     Ok(staged)
 }
 
-/// A second name of the same file where that is possible, else a copy.
+/// A copy: a second name of the same file would let who edits the demo's content edit the machine's own files.
 fn place(source: &Path, target: &Path) -> io::Result<()> {
     if let Some(folder) = target.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::hard_link(source, target).or_else(|_| fs::copy(source, target).map(drop))
+    fs::copy(source, target).map(drop)
 }
 
 /// Pairs of a file and its place in the tree.

@@ -1,11 +1,14 @@
 //! What has to be sent and deleted, so that the site equals the folder.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{etag, walk::Found};
+use super::{
+    etag,
+    walk::{Found, Reason, Skipped},
+};
 
 /// What the site has under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,13 @@ impl Plan {
     /// Bytes of all uploads.
     pub(super) fn upload_bytes(&self) -> u64 {
         self.uploads.iter().map(|file| file.size).sum()
+    }
+
+    /// Deletes nothing of which it cannot be said that it is gone: what could not be read, and what lies below it.
+    pub(super) fn spare(&mut self, skipped: &[Skipped], root: &Path) {
+        let unread = skipped.iter().filter(|skipped| skipped.reason == Reason::Unreadable);
+        let unread: Vec<&Path> = unread.filter_map(|skipped| skipped.path.strip_prefix(root).ok()).collect();
+        self.deletions.retain(|key| !unread.iter().any(|path| Path::new(key).starts_with(path)));
     }
 }
 
@@ -72,5 +82,21 @@ mod tests {
         let uploads: Vec<_> = plan.uploads.iter().map(|file| file.key.as_str()).collect();
         assert_eq!(uploads, ["other", "longer", "new"]);
         assert_eq!((plan.deletions, plan.unchanged), (vec!["gone".to_owned()], 1));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_gone() {
+        let deletions = ["a", "closed/x", "closed2/x", "file"].map(str::to_owned).to_vec();
+        let mut plan = Plan { deletions, ..Plan::default() };
+        let skipped = |path: &str, reason| Skipped { path: Path::new("/root").join(path), reason };
+        let all = [
+            skipped("closed", Reason::Unreadable),
+            skipped("file", Reason::Unreadable),
+            skipped("a", Reason::NotAFile),
+        ];
+        plan.spare(&all, Path::new("/root"));
+        assert_eq!(plan.deletions, ["a", "closed2/x"]);
+        plan.spare(&[skipped("", Reason::Unreadable)], Path::new("/root"));
+        assert!(plan.deletions.is_empty());
     }
 }

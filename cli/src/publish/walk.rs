@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use umbel_content::ObjectPath;
 use walkdir::{DirEntry, WalkDir};
 
 /// A file to publish.
@@ -32,6 +33,7 @@ pub(crate) enum Reason {
     LinkLoop,
     NotAFile,
     NotUtf8,
+    NoPath,
     Unreadable,
 }
 
@@ -43,6 +45,7 @@ impl fmt::Display for Reason {
             Self::LinkLoop => "a link to a folder above it",
             Self::NotAFile => "neither file nor folder",
             Self::NotUtf8 => "the name is not UTF-8",
+            Self::NoPath => "the name cannot be the path of a URL",
             Self::Unreadable => "cannot be read",
         })
     }
@@ -103,6 +106,7 @@ fn judge(root: &Path, entry: &DirEntry) -> Result<Option<Found>, Reason> {
     if !entry.file_type().is_file() {
         return Err(Reason::NotAFile);
     }
+    ObjectPath::from_key(&key).map_err(|_| Reason::NoPath)?;
     let size = entry.metadata().map_err(|_| Reason::Unreadable)?.len();
     Ok(Some(Found { key, path: entry.path().to_owned(), size }))
 }
@@ -135,12 +139,13 @@ mod tests {
         symlink("nothing", root.join("broken")).unwrap();
         symlink("..", root.join("a b/loop")).unwrap();
         fs::write(root.join(OsStr::from_bytes(b"\xff")), "").unwrap();
+        fs::write(root.join("two\nlines"), "").unwrap();
 
         let listing = walk(root).unwrap();
         let keys: Vec<&str> = listing.files.iter().map(|file| file.key.as_str()).collect();
         assert_eq!(keys, ["a b/ü/x.txt", "empty", "inside"]);
         let mut reasons: Vec<String> = listing.skipped.iter().map(|skipped| format!("{:?}", skipped.reason)).collect();
         reasons.sort();
-        assert_eq!(reasons, ["LinkBroken", "LinkLoop", "LinkOutside", "LinkOutside", "NotUtf8"]);
+        assert_eq!(reasons, ["LinkBroken", "LinkLoop", "LinkOutside", "LinkOutside", "NoPath", "NotUtf8"]);
     }
 }
