@@ -30,6 +30,9 @@ deps:
 test-deps: deps
 	@tests/install.sh $(TEST_PACKAGES)
 	tests/python.sh $(PYTHON)
+	# A minimal toolchain comes without them.
+	$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
 	$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-nextest@^$(NEXTEST_VERSION)
 
 check: fmt clippy doc purity
