@@ -2,8 +2,8 @@
 //! manifests, keys and ciphertext to edges.
 //!
 //! It decides what an S3 client may do with a bucket (a site) and when a version is current; it does not decide who may read
-//! what, and serves no reader. All its state is the [`Store`], which any number of origins share. Start with [`version`] (a body becomes
-//! a version) and [`store`] (where things lie); [`s3`] and [`edges`] are its two faces.
+//! what, and serves no reader. All its state is the [`Store`], which any number of origins share. Start with `version.rs` (a body becomes
+//! a version) and `store.rs` (where things lie); `s3.rs` and `edges.rs` are its two faces.
 
 mod config;
 mod edges;
