@@ -316,7 +316,7 @@ impl Edge {
                 self.0.petals.lock().unwrap().entry(id).or_default().members.remove(&agent);
             }
             Up::Complaint(complaint) => self.0.complaints.lock().unwrap().push(complaint),
-            _ => {}
+            Up::Hello(_) | Up::Proof(_) | Up::Heartbeat(_) => {}
         }
     }
 
