@@ -35,6 +35,10 @@ use segment::Record;
 /// A segment is sealed when it is this long: its batch fits in one message.
 const SEGMENT_BYTES: u64 = 1024 * 1024;
 
+/// A segment that cannot be sealed takes no more than this: its batch must stay below the longest message that the control
+/// plane takes (16 MiB).
+const MAX_SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+
 /// A segment that has anything in it is sealed this often.
 const SEAL_EVERY: Duration = Duration::from_secs(2);
 
@@ -91,6 +95,8 @@ struct Open {
     number: u64,
     file: Arc<File>,
     length: u64,
+    /// There may be half a record behind `length` that could not be cut off.
+    torn: bool,
 }
 
 impl Spool {
@@ -239,10 +245,10 @@ impl Spool {
         };
         old.file.sync_data()?;
         fs::rename(open_path(&self.folder, old.number), sealed_path(&self.folder, old.number))?;
+        self.lock().sealed.insert(old.number, old.length);
         sync_folder(&self.folder)?;
         // What was appended to the new segment since is not part of `written`.
         self.publish(written);
-        self.lock().sealed.insert(old.number, old.length);
         self.sealed.notify_one();
         Ok(())
     }
@@ -260,10 +266,10 @@ impl Spool {
 
     /// The control plane has everything up to `number`: the batch is gone, on the disk, before the next one is sent.
     pub(crate) fn acknowledged(&self, number: u64) -> io::Result<()> {
-        fs::remove_file(sealed_path(&self.folder, number))?;
-        sync_folder(&self.folder)?;
+        // First: what was applied is never asked for again, even if its file stays until the next start.
         self.lock().sealed.remove(&number);
-        Ok(())
+        fs::remove_file(sealed_path(&self.folder, number))?;
+        sync_folder(&self.folder)
     }
 
     /// The control plane's count is another than ours (this spool was lost once): everything here moves behind
@@ -314,13 +320,20 @@ impl Spool {
 
 impl State {
     fn append(&mut self, records: impl IntoIterator<Item = Record>) -> io::Result<()> {
+        if self.open.torn && self.open.file.set_len(self.open.length).is_err() {
+            return Err(io::Error::other("the usage segment ends in a torn record"));
+        }
+        self.open.torn = false;
+        if self.open.length >= MAX_SEGMENT_BYTES {
+            return Err(io::Error::other("the usage segment is full and no new one has been begun"));
+        }
         let mut bytes = Vec::new();
         for record in records {
             segment::encode(&record, &mut bytes);
         }
         if let Err(error) = (&*self.open.file).write_all(&bytes) {
             // Half a record would hide all that come after it.
-            self.open.file.set_len(self.open.length)?;
+            self.open.torn = self.open.file.set_len(self.open.length).is_err();
             return Err(error);
         }
         self.open.length += bytes.len() as u64;
@@ -357,7 +370,7 @@ impl Open {
         let path = open_path(folder, number);
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let length = cut_torn_tail(&path)?;
-        Ok(Self { number, file: Arc::new(file), length })
+        Ok(Self { number, file: Arc::new(file), length, torn: false })
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A body under a limit is sent in pieces of this size, so that all get their turn.
+/// A body is sent in pieces of this size, so that all get their turn under a limit.
 pub(crate) const PIECE: usize = 32 * 1024;
 
 /// How far a sender may be ahead of the clock: smooths the timer's coarseness.

@@ -21,6 +21,16 @@ pub(super) enum Part {
     Object(Range<u64>),
 }
 
+impl Part {
+    /// Bytes of the object in it.
+    fn counted(&self) -> u64 {
+        match self {
+            Self::Text(_) => 0,
+            Self::Object(range) => range.end - range.start,
+        }
+    }
+}
+
 /// A step of a body: at most one chunk.
 enum Step {
     Text(Bytes),
@@ -34,8 +44,9 @@ pub(super) fn body(
     version: Arc<Version>,
     parts: Vec<Part>,
     mut first: Option<Bytes>,
-    meter: ResponseMeter,
+    mut meter: ResponseMeter,
 ) -> Body {
+    meter.expect(parts.iter().map(Part::counted).sum());
     let ahead = AHEAD / version.manifest.layout().chunk_size() as usize;
     let fetches = stream::iter(steps(&version, parts)).map({
         let core = core.clone();
@@ -45,8 +56,7 @@ pub(super) fn body(
         }
     });
     let pieces = fetches.buffered(ahead.clamp(2, 8)).map(|piece| piece.map_err(std::io::Error::other));
-    let metered = metered(pieces, meter);
-    if core.uplink.is_some() { Body::from_stream(paced(core, metered)) } else { Body::from_stream(metered) }
+    Body::from_stream(metered(paced(core, small(pieces)), meter))
 }
 
 fn steps(version: &Version, parts: Vec<Part>) -> impl Iterator<Item = Step> + use<> {
@@ -78,6 +88,40 @@ async fn fetch(core: Arc<Core>, version: Arc<Version>, step: Step, ready: Option
     }
 }
 
+/// Cut up: each piece is paced and metered for itself.
+fn small(
+    pieces: impl Stream<Item = std::io::Result<Piece>> + Send + 'static,
+) -> impl Stream<Item = std::io::Result<Piece>> + Send + 'static {
+    pieces.flat_map(|piece| match piece {
+        Ok(piece) => stream::iter(cut(piece).map(Ok)).left_stream(),
+        Err(error) => stream::iter([Err(error)]).right_stream(),
+    })
+}
+
+fn cut(Piece { mut bytes, counts }: Piece) -> impl Iterator<Item = Piece> {
+    std::iter::from_fn(move || {
+        let length = bytes.len().min(PIECE);
+        (length > 0).then(|| Piece { bytes: bytes.split_to(length), counts })
+    })
+}
+
+/// Waits for the uplink, if it has a limit.
+fn paced(
+    core: Arc<Core>,
+    pieces: impl Stream<Item = std::io::Result<Piece>> + Send + 'static,
+) -> impl Stream<Item = std::io::Result<Piece>> + Send + 'static {
+    pieces.then(move |piece| {
+        let core = core.clone();
+        async move {
+            if let Ok(piece) = &piece {
+                core.pace(piece.bytes.len()).await;
+            }
+            piece
+        }
+    })
+}
+
+/// The last step before the connection: what passes here leaves, and nothing leaves that is not counted.
 fn metered(
     pieces: impl Stream<Item = std::io::Result<Piece>> + Send + 'static,
     mut meter: ResponseMeter,
@@ -85,32 +129,8 @@ fn metered(
     pieces.map(move |piece| {
         let piece = piece?;
         if piece.counts {
-            meter.sent(piece.bytes.len());
+            meter.sending(piece.bytes.len());
         }
         Ok(piece.bytes)
     })
-}
-
-/// Small pieces under the uplink's limit.
-fn paced(
-    core: Arc<Core>,
-    pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
-) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    let cut = pieces.flat_map(|piece| match piece {
-        Ok(bytes) => stream::iter(cut(bytes).map(Ok).collect::<Vec<_>>()),
-        Err(error) => stream::iter(vec![Err(error)]),
-    });
-    cut.then(move |piece| {
-        let core = core.clone();
-        async move {
-            if let Ok(bytes) = &piece {
-                core.pace(bytes.len()).await;
-            }
-            piece
-        }
-    })
-}
-
-fn cut(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
-    std::iter::from_fn(move || (!bytes.is_empty()).then(|| bytes.split_to(bytes.len().min(PIECE))))
 }

@@ -255,3 +255,87 @@ async fn a_new_version_replaces_the_old_one_when_the_answer_is_too_old() {
     assert_eq!(get(&client, "https://docs.test/x", &[]).await.status(), StatusCode::NOT_FOUND);
     edge.stop().await;
 }
+
+/// As far as this test reads a spool.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Record {
+    #[prost(message, optional, tag = "1")]
+    served: Option<umbel_wire::control::Served>,
+}
+
+/// Requests and bytes that are written down, wherever the segments stand.
+fn spooled(state: &std::path::Path) -> (u64, u64) {
+    let mut segments = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(state.join("spool")).unwrap().map(Result::unwrap) {
+        let number = entry.file_name().to_str().unwrap().split('.').next().unwrap().to_owned();
+        let sealed = entry.path().with_extension("sealed");
+        // Sealed since it was listed, perhaps.
+        segments.insert(number, std::fs::read(entry.path()).or_else(|_| std::fs::read(sealed)).unwrap());
+    }
+    let (mut requests, mut total) = (0, 0);
+    for mut rest in segments.values().map(Vec::as_slice) {
+        while let Some((length, after)) = rest.split_first_chunk::<4>() {
+            let end = 8 + u32::from_le_bytes(*length) as usize;
+            let record: Record = prost::Message::decode(&after[8..end]).unwrap();
+            let served = record.served.unwrap();
+            (requests, total) = (requests + served.requests, total + served.bytes);
+            rest = &after[end..];
+        }
+    }
+    (requests, total)
+}
+
+#[tokio::test]
+async fn a_response_is_in_the_spool_before_its_last_bytes_arrive() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    network.origin.put(SITE, "/big", &content(BIG), &[]);
+    network.origin.put(SITE, "/small", b"x", &[]);
+    let (mut requests, mut bytes) = (0, 0);
+    for h2 in [false, true] {
+        let client = network.client(&edge, h2);
+        for (path, range, of_the_object) in [
+            ("/small", "bytes=0-", 1),
+            ("/big", "bytes=0-", BIG),
+            ("/big", "bytes=7-70006", 70_000),
+            ("/big", "bytes=0-1,70000-70009", 12),
+        ] {
+            let response = get(&client, &format!("https://docs.test{path}"), &[("range", range)]).await;
+            assert!(response.bytes().await.unwrap().len() >= of_the_object);
+            (requests, bytes) = (requests + 1, bytes + of_the_object as u64);
+            assert_eq!(spooled(state.path()), (requests, bytes), "{path} {range}");
+        }
+        client.head("https://docs.test/big").send().await.unwrap();
+        requests += 1;
+        assert_eq!(spooled(state.path()), (requests, bytes));
+    }
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_response_in_progress_is_written_down_but_for_the_last_64_kib() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    network.origin.put(SITE, "/long", &content(200 * 64 * 1024), &[]);
+    let client = network.client(&edge, true);
+    let mut response = get(&client, "https://docs.test/long", &[]).await;
+    let mut read = 0;
+    while let Some(piece) = response.chunk().await.unwrap() {
+        read += piece.len() as u64;
+        assert!(spooled(state.path()).1 + 64 * 1024 > read, "{read}");
+    }
+    assert_eq!(spooled(state.path()), (1, read));
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn an_edge_that_was_removed_gets_nothing_more() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    let certificate = network.authority.issue(umbel_service::tls::NodeRole::Edge, "removed");
+    let tls = umbel_service::tls::client(&network.authority.pem, Some(certificate)).unwrap();
+    let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+    let url = format!("https://{}/v1/chunks/{SITE}/00/0", edge.ports().internal);
+    assert_eq!(get(&client, &url, &[]).await.status(), StatusCode::FORBIDDEN);
+    edge.stop().await;
+}
