@@ -25,8 +25,8 @@ pub(crate) async fn answer(State(core): State<Arc<Core>>, request: Request) -> R
         return Response::new(Body::from("ok\n"));
     }
     let identity = parts.extensions.get::<PeerIdentity>();
-    if identity.is_none_or(|identity| identity.role != NodeRole::Edge) {
-        return refusal(StatusCode::FORBIDDEN, "for edges only");
+    if !identity.is_some_and(|identity| is_edge(&core, identity)) {
+        return refusal(StatusCode::FORBIDDEN, "for edges of this installation only");
     }
     if parts.method != Method::GET {
         return refusal(StatusCode::METHOD_NOT_ALLOWED, "chunks are only fetched");
@@ -43,6 +43,11 @@ pub(crate) async fn answer(State(core): State<Arc<Core>>, request: Request) -> R
         }
         Err(error) => refusal(status(&error), &error.to_string()),
     }
+}
+
+/// A node that was removed keeps its certificate until it expires; that is not enough.
+fn is_edge(core: &Core, identity: &PeerIdentity) -> bool {
+    identity.role == NodeRole::Edge && core.view.load().installation.nodes.contains_key(&identity.node_id)
 }
 
 fn wanted(path: &str, headers: &HeaderMap) -> Option<Wanted> {

@@ -59,11 +59,12 @@ impl Edges {
     /// All of it, for the listener that asks for certificates.
     pub(crate) fn app(self) -> Router {
         let grpc = content_server::ContentServer::new(self.clone()).max_encoding_message_size(MAX_MANIFEST_MESSAGE);
+        let installation = self.installation.clone();
         Router::new()
             .route("/v1/chunks/{site}/{version}/{index}", get(chunk))
             .with_state(self)
             .merge(tonic::service::Routes::new(grpc).into_axum_router())
-            .layer(middleware::from_fn(edges_only))
+            .layer(middleware::from_fn_with_state(installation, edges_only))
     }
 
     fn site(&self, id: &str) -> Option<Site> {
@@ -185,9 +186,15 @@ async fn chunk(State(edges): State<Edges>, Path((site, version, index)): Path<(S
     }
 }
 
-async fn edges_only(request: Request, next: Next) -> Response {
+/// A node that was removed keeps its certificate until it expires, so the installation has the last word.
+async fn edges_only(
+    State(installation): State<watch::Receiver<Arc<Installation>>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let identity = request.extensions().get::<PeerIdentity>();
-    if identity.is_some_and(|identity| identity.role == NodeRole::Edge) {
+    let known = |id: &str| installation.borrow().nodes.contains_key(id);
+    if identity.is_some_and(|identity| identity.role == NodeRole::Edge && known(&identity.node_id)) {
         return next.run(request).await;
     }
     warn!(?identity, "refused: only edges may ask an origin for content");

@@ -15,7 +15,7 @@ use umbel_service::{
     installation::Installation,
     tls::{self, LiveCertificate, NodeRole, PeerIdentity},
 };
-use umbel_wire::control::{ConfigEvent, S3Credential, Site, Snapshot, config_event::Event};
+use umbel_wire::control::{ConfigEvent, Node, Role, S3Credential, Site, Snapshot, config_event::Event};
 
 pub(crate) const SITE: &str = "0190d3a0-0000-7000-8000-000000000001";
 pub(crate) const FOREIGN_SITE: &str = "0190d3a0-0000-7000-8000-000000000002";
@@ -79,6 +79,7 @@ fn installation() -> Installation {
     };
     let snapshot = Snapshot {
         sites: vec![site(SITE, "films"), site(FOREIGN_SITE, "foreign")],
+        nodes: vec![Node { id: "n1".into(), role: Role::Edge.into(), ..Node::default() }],
         s3_credentials: vec![credential("PROVIDER", SITE), credential("FOREIGNER", FOREIGN_SITE)],
         ..Snapshot::default()
     };
