@@ -56,7 +56,7 @@ fn fleet(installation: &Installation) -> agent::Fleet {
             ticket_key: node.ticket_key.clone(),
         }
     });
-    agent::Fleet { edges: edges.collect() }
+    agent::Fleet { edges: edges.collect(), version: installation.version }
 }
 
 /// The current view.

@@ -38,7 +38,7 @@ impl Edges {
     }
 
     pub(crate) fn save(&self, state: &Path) {
-        let fleet = Fleet { edges: self.edges.clone() };
+        let fleet = Fleet { edges: self.edges.clone(), ..Fleet::default() };
         if let Err(error) = files::replace(&state.join(FILE), &fleet.encode_to_vec()) {
             tracing::warn!(%error, "cannot write down the fleet");
         }
@@ -96,8 +96,8 @@ mod tests {
     #[test]
     fn all_agents_meet_at_the_same_place_whatever_order_they_heard() {
         let edge = |id: &str| Edge { id: id.into(), ..Edge::default() };
-        let one = Edges::new(Fleet { edges: vec![edge("a"), edge("b"), edge("c")] });
-        let other = Edges::new(Fleet { edges: vec![edge("c"), edge("a"), edge("b")] });
+        let one = Edges::new(Fleet { edges: vec![edge("a"), edge("b"), edge("c")], ..Fleet::default() });
+        let other = Edges::new(Fleet { edges: vec![edge("c"), edge("a"), edge("b")], ..Fleet::default() });
         let (first, second) = (one.meeting_places("s", "b"), other.meeting_places("s", "b"));
         assert_eq!(first, second);
         assert_eq!(first[0].id, "b");

@@ -259,7 +259,7 @@ impl Edge {
             ticket_key: self.0.signer.public().to_vec().into(),
             ..WireEdge::default()
         };
-        Fleet { edges: vec![edge] }
+        Fleet { edges: vec![edge], ..Fleet::default() }
     }
 
     fn keys(&self) -> KeySet {
