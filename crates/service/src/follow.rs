@@ -1,5 +1,5 @@
-//! Follows the control plane's configuration: starts from what was last written down, applies each event, writes it down,
-//! and tells the service. While the control plane is away, the last configuration stays in force.
+//! Follows the control plane's configuration: starts from what was last written down, applies each event, tells the
+//! service, and writes it down. While the control plane is away, the last configuration stays in force.
 
 use std::{
     path::{Path, PathBuf},
@@ -80,11 +80,7 @@ impl Follower {
         };
         loop {
             match timeout(SILENCE, events.message()).await {
-                Ok(Ok(Some(event))) => {
-                    if let Err(error) = self.apply(event) {
-                        return error;
-                    }
-                }
+                Ok(Ok(Some(event))) => self.apply(event),
                 Ok(Ok(None)) => return anyhow::anyhow!("closed by the control plane"),
                 Ok(Err(status)) => return status.into(),
                 Err(_) => return anyhow::anyhow!("silent for {SILENCE:?}"),
@@ -92,15 +88,17 @@ impl Follower {
         }
     }
 
-    fn apply(&self, event: ConfigEvent) -> anyhow::Result<()> {
+    /// In force first: on a full disk revocations still count, they are only not known after a restart.
+    fn apply(&self, event: ConfigEvent) {
         let mut next = Installation::clone(&self.current.borrow());
         if next.apply(event) {
-            files::replace(&self.file, &next.snapshot().encode_to_vec())
-                .context("cannot write the configuration down")?;
             info!(version = next.version, sites = next.sites.len(), nodes = next.nodes.len(), "configuration applied");
-            self.current.send_replace(Arc::new(next));
+            let next = Arc::new(next);
+            self.current.send_replace(next.clone());
+            if let Err(error) = files::replace(&self.file, &next.snapshot().encode_to_vec()) {
+                warn!(%error, file = %self.file.display(), "the configuration is in force but cannot be written down");
+            }
         }
-        Ok(())
     }
 }
 
