@@ -56,27 +56,29 @@ impl Config {
     fn check(&self, settings: &mut Settings) {
         let url = url::Url::parse(&self.public_url).ok();
         if !self.public_url.is_empty() && !url.is_some_and(|url| url.scheme() == "https" && url.has_host()) {
-            settings.reject("`public_url` must be an https:// URL");
+            settings.reject_key("public_url", "must be an https:// URL");
         }
         if !self.database_url.is_empty() && crate::database::options(&self.database_url).is_err() {
-            settings.reject("`database_url` must be a postgres:// URL");
+            settings.reject_key("database_url", "must be a postgres:// URL");
         }
         for name in &self.names {
             if crate::sites::check_host(name).is_err() {
-                settings.reject(format!("`names`: `{name}` is neither a DNS name nor an IP address"));
+                settings.reject_key("names", format!("`{name}` is neither a DNS name nor an IP address"));
             }
         }
         // Two for requests, one for the listener.
         if self.database_connections < 3 {
-            settings.reject("`database_connections`: at least 3");
+            settings.reject_key("database_connections", "at least 3");
         }
-        let minute = Duration::from_secs(60);
-        if self.lifetimes.certificate < minute || self.lifetimes.membership < minute {
-            settings.reject("lifetimes: at least 60 s");
-        }
-        let year = Duration::from_secs(366 * 24 * 3600);
-        if self.lifetimes.certificate > year || self.lifetimes.membership > year {
-            settings.reject("lifetimes: at most a year");
+        let (minute, year) = (Duration::from_secs(60), Duration::from_secs(366 * 24 * 3600));
+        let lifetimes = [
+            ("certificate_lifetime_s", self.lifetimes.certificate),
+            ("membership_lifetime_s", self.lifetimes.membership),
+        ];
+        for (key, lifetime) in lifetimes {
+            if !(minute..=year).contains(&lifetime) {
+                settings.reject_key(key, "from 60 s to a year");
+            }
         }
     }
 }

@@ -115,13 +115,15 @@ impl Config {
 
     fn check(&self, settings: &mut Settings) {
         if self.limits.uplink == Some(0) {
-            settings.reject("`uplink_limit` must be more than 0; leave it out for no limit");
+            settings.reject_key("uplink_limit", "must be more than 0; leave it out for no limit");
         }
         if self.limits.disk_cache < 64 * MIB {
-            settings.reject("`disk_cache` must be at least 64MiB");
+            settings.reject_key("disk_cache", "must be at least 64MiB");
         }
-        if self.limits.sessions == 0 || self.limits.connections == 0 {
-            settings.reject("`max_sessions` and `max_connections` must be more than 0");
+        for (key, limit) in [("max_sessions", self.limits.sessions), ("max_connections", self.limits.connections)] {
+            if limit == 0 {
+                settings.reject_key(key, "must be more than 0");
+            }
         }
     }
 }
@@ -134,7 +136,7 @@ fn url(settings: &mut Settings, key: &str) -> String {
     let url: String = settings.required(key, "https://placeholder".into());
     let parsed = url.parse::<http::Uri>();
     if !parsed.is_ok_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some()) {
-        settings.reject(format!("`{key}` must be an https URL (found `{url}`)"));
+        settings.reject_key(key, format!("must be an https URL (found `{url}`)"));
     }
     url
 }

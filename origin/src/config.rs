@@ -93,7 +93,7 @@ impl Config {
         {
             let fits = url::Url::parse(text).is_ok_and(|url| url.scheme() == scheme && url.has_host());
             if !fits && !text.is_empty() {
-                settings.reject(format!("`{key}`: expected a URL that begins with `{scheme}://` (found `{text}`)"));
+                settings.reject_key(key, format!("expected a URL that begins with `{scheme}://` (found `{text}`)"));
             }
         }
     }
@@ -138,7 +138,7 @@ mod tests {
         let text = "s3_url = \"s3.test\"\nstore = \"gs://x\"\nreplaced_versions_kept = \"soon\"\n[store_s3]\naccess_key_id = \"a\"\n";
         let error = read(text).unwrap_err();
         for part in [
-            "`s3_url`",
+            "origin.toml:1: `s3_url`",
             "origin.toml:2: `store`",
             "origin.toml:3: `replaced_versions_kept`",
             "`internal_url` is missing",

@@ -57,7 +57,11 @@ pub struct Settings {
     prefix: &'static str,
     entries: BTreeMap<String, Entry>,
     environment: BTreeMap<String, String>,
+    /// Where the keys that were taken stood.
+    places: BTreeMap<String, String>,
     mistakes: Vec<Mistake>,
+    /// The file cannot be read: what seems to be missing may well be there.
+    unreadable: bool,
 }
 
 impl Settings {
@@ -74,6 +78,7 @@ impl Settings {
             Some(Err(error)) => {
                 let mut settings = Self::parse(&source, "", prefix, environment);
                 settings.mistake(source, format!("cannot be read: {error}"));
+                settings.unreadable = true;
                 settings
             }
         }
@@ -91,13 +96,16 @@ impl Settings {
             prefix,
             entries: BTreeMap::new(),
             environment: environment.into_iter().filter(|(name, _)| name.starts_with(prefix)).collect(),
+            places: BTreeMap::new(),
             mistakes: Vec::new(),
+            unreadable: false,
         };
         match toml_span::parse(text) {
             Ok(mut document) => settings.flatten(text, "", &mut document),
             Err(error) => {
                 let place = settings.place(text, error.span.start);
                 settings.mistake(place, error.to_string());
+                settings.unreadable = true;
             }
         }
         settings
@@ -113,7 +121,11 @@ impl Settings {
                 }
             }
             ValueInner::Array(items) => {
-                let values = items.into_iter().filter_map(|mut item| scalar(item.take())).collect();
+                let values: Vec<_> = items.into_iter().map(|mut item| scalar(item.take())).collect();
+                if values.contains(&None) {
+                    self.mistake(place.clone(), format!("`{path}`: a list has neither lists nor tables in it"));
+                }
+                let values = values.into_iter().flatten().collect();
                 self.entries.insert(path.into(), Entry { values, place });
             }
             inner
@@ -138,7 +150,19 @@ impl Settings {
         self.mistake(self.source.clone(), text.into());
     }
 
+    /// Notes that the value of `key` does not fit, where it stands.
+    pub fn reject_key(&mut self, key: &str, text: impl fmt::Display) {
+        let place = self.places.get(key).unwrap_or(&self.source).clone();
+        self.mistake(place, format!("`{key}`: {text}"));
+    }
+
     fn take(&mut self, key: &str) -> Option<Entry> {
+        let entry = self.find(key)?;
+        self.places.insert(key.into(), entry.place.clone());
+        Some(entry)
+    }
+
+    fn find(&mut self, key: &str) -> Option<Entry> {
         let from_file = self.entries.remove(key);
         let variable = format!("{}_{}", self.prefix, key.replace(['.', '-'], "_").to_uppercase());
         let Some(text) = self.environment.remove(&variable) else { return from_file };
@@ -174,7 +198,7 @@ impl Settings {
     pub fn required<T: FromStr<Err: fmt::Display>>(&mut self, key: &str, placeholder: T) -> T {
         let before = self.mistakes.len();
         let value = self.optional(key);
-        if value.is_none() && self.mistakes.len() == before {
+        if value.is_none() && self.mistakes.len() == before && !self.unreadable {
             self.mistake(self.source.clone(), format!("`{key}` is missing"));
         }
         value.unwrap_or(placeholder)
@@ -247,8 +271,31 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_toml_says_where() {
-        let ConfigError(mistakes) = settings("a = 1\nb = = 2\n", &[]).finish().unwrap_err();
+    fn a_file_that_is_not_toml_says_where_and_only_that() {
+        let mut settings = settings("a = 1\nb = = 2\n", &[]);
+        settings.required("a", 0);
+        let ConfigError(mistakes) = settings.finish().unwrap_err();
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
         assert_eq!(mistakes[0].place, "edge.toml:2");
+    }
+
+    #[test]
+    fn values_that_do_not_fit_are_named_where_they_stand() {
+        let mut settings = settings("max = 1\nlist = [\"a\", [\"b\"]]", &[("UMBEL_EDGE_NAME", "x")]);
+        settings.or("max", 0u8);
+        settings.or("name", String::new());
+        settings.list::<String>("list");
+        for key in ["max", "name", "other"] {
+            settings.reject_key(key, "no");
+        }
+        let ConfigError(mistakes) = settings.finish().unwrap_err();
+        let shown: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
+        let expected = [
+            "edge.toml:2: `list`: a list has neither lists nor tables in it",
+            "edge.toml:1: `max`: no",
+            "UMBEL_EDGE_NAME: `name`: no",
+            "edge.toml: `other`: no",
+        ];
+        assert_eq!(shown, expected);
     }
 }

@@ -17,9 +17,15 @@ use umbel_wire::{
     control::{Addresses, JoinRequest, RenewRequest, nodes_client::NodesClient},
     invitation::{Invitation, Purpose},
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::{
+    pem::parse_x509_pem,
+    prelude::{FromDer, X509Certificate},
+};
 
 use crate::{client, files, tls, unix_now};
+
+const EXPIRED: &str = "this node's certificate has expired while it was off: give it a new token from `umbel admin token create` to join \
+    again";
 
 /// After a failed renewal.
 const RETRY: Duration = Duration::from_secs(15);
@@ -69,9 +75,13 @@ impl Node {
     ) -> anyhow::Result<Self> {
         files::private_folder(folder).with_context(|| format!("cannot make the state folder {}", folder.display()))?;
         let file = folder.join("node.json");
-        let kept = match files::read(&file)? {
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .with_context(|| format!("{} is damaged: remove it and join again with a new token", file.display()))?,
+        let kept = match kept(&file)? {
+            Some(kept) if !is_over(&kept) => kept,
+            Some(kept) => {
+                anyhow::ensure!(invitation.is_some(), EXPIRED);
+                warn!(node = kept.id, "the certificate has expired: joining again");
+                join(folder, &file, purpose, invitation, addresses, ticket_key).await.context(EXPIRED)?
+            }
             None => join(folder, &file, purpose, invitation, addresses, ticket_key).await?,
         };
         Self::from_kept(kept, file)
@@ -147,6 +157,19 @@ impl Node {
         info!("certificate renewed");
         Ok(())
     }
+}
+
+fn kept(file: &Path) -> anyhow::Result<Option<Kept>> {
+    let Some(bytes) = files::read(file)? else { return Ok(None) };
+    let kept = serde_json::from_slice(&bytes);
+    kept.map(Some).with_context(|| format!("{} is damaged: remove it and join again with a new token", file.display()))
+}
+
+/// Without a valid certificate, the control plane does not renew it either.
+fn is_over(kept: &Kept) -> bool {
+    let Ok((_, pem)) = parse_x509_pem(kept.certificate.as_bytes()) else { return false };
+    let now = i64::try_from(unix_now()).unwrap_or(i64::MAX);
+    pem.parse_x509().is_ok_and(|leaf| leaf.validity().not_after.timestamp() < now)
 }
 
 async fn join(
