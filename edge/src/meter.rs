@@ -37,7 +37,15 @@ impl Meter {
     pub(crate) fn response(&self, site_id: &str, path: &str, status: http::StatusCode) -> ResponseMeter {
         let path = if status.is_client_error() || status.is_server_error() { "" } else { path };
         let (site_id, path) = (site_id.to_owned(), path.to_owned());
-        ResponseMeter { meter: self.clone(), site_id, path, status: status.as_u16(), pending: 0, expected: 0, ended: false }
+        ResponseMeter {
+            meter: self.clone(),
+            site_id,
+            path,
+            status: status.as_u16(),
+            pending: 0,
+            expected: 0,
+            ended: false,
+        }
     }
 }
 
