@@ -152,6 +152,8 @@ face! {
     head_bucket, HeadBucketInput, HeadBucketOutput, Bucket, check_bucket;
     get_bucket_location, GetBucketLocationInput, GetBucketLocationOutput, Bucket, locate_bucket;
     create_bucket, CreateBucketInput, CreateBucketOutput, Bucket, claim_bucket;
+    delete_bucket, DeleteBucketInput, DeleteBucketOutput, Bucket, keep_bucket;
+    get_object_tagging, GetObjectTaggingInput, GetObjectTaggingOutput, HeadObject, tags;
 }
 
 #[expect(clippy::unused_async, reason = "every answer is awaited alike")]
@@ -168,6 +170,20 @@ impl Face {
     async fn locate_bucket(&self, request: S3Request<GetBucketLocationInput>) -> S3Result<GetBucketLocationOutput> {
         self.site(request.credentials.as_ref(), &request.input.bucket)?;
         Ok(GetBucketLocationOutput::default())
+    }
+
+    /// Sites are taken away by the control plane, too.
+    async fn keep_bucket(&self, request: S3Request<DeleteBucketInput>) -> S3Result<DeleteBucketOutput> {
+        self.site(request.credentials.as_ref(), &request.input.bucket)?;
+        Err(s3_error!(AccessDenied, "a bucket is a site: sites are deleted with `umbel admin site delete`"))
+    }
+
+    /// Objects have no tags.
+    async fn tags(&self, request: S3Request<GetObjectTaggingInput>) -> S3Result<GetObjectTaggingOutput> {
+        let input = request.input;
+        let site = self.site(request.credentials.as_ref(), &input.bucket)?;
+        self.shelf.store.head(&site.id, &input.key).await.map_err(answer::store)?;
+        Ok(GetObjectTaggingOutput { tag_set: Vec::new(), version_id: None })
     }
 
     /// Sites are made by the control plane: a client that makes sure of its bucket is told that it is there.

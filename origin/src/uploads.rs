@@ -290,8 +290,19 @@ fn frames(store: Store, key: PartKey, location: Path, length: u64) -> BoxStream<
     stream::iter(reads).buffered(READS).boxed()
 }
 
-/// MD5 of the parts' MD5s, and their number: as AWS does it.
+/// The ETag of an object made of parts with these ETags; none, if one is no part's.
+pub(crate) fn etag_of(wanted: &[(u32, String)]) -> Option<String> {
+    let md5s = wanted.iter().map(|(_, etag)| hex::decode(etag).ok().filter(|md5| md5.len() == 16));
+    Some(joined_etag(md5s.collect::<Option<Vec<_>>>()?.iter()))
+}
+
 fn multipart_etag(parts: &[PartName]) -> String {
-    let md5 = parts.iter().fold(Md5::new(), |md5, part| md5.chain_update(part.md5));
-    format!("{}-{}", hex::encode(md5.finalize()), parts.len())
+    joined_etag(parts.iter().map(|part| &part.md5))
+}
+
+/// MD5 of the parts' MD5s, and their number: as AWS does it.
+fn joined_etag(md5s: impl ExactSizeIterator<Item: AsRef<[u8]>>) -> String {
+    let count = md5s.len();
+    let md5 = md5s.fold(Md5::new(), |md5, part| md5.chain_update(part));
+    format!("{}-{count}", hex::encode(md5.finalize()))
 }

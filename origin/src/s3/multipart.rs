@@ -10,8 +10,8 @@ use super::{
 use crate::{
     intake::Expected,
     site::Site,
-    store::Condition,
-    uploads::{self, MAX_PART, MAX_PART_NUMBER, PartName, Plan, Upload},
+    store::{Condition, found},
+    uploads::{self, MAX_PART, MAX_PART_NUMBER, PartName, Plan, Upload, UploadError},
     version::{Shelf, Terms, body_of},
 };
 
@@ -46,6 +46,9 @@ impl Face {
     pub(super) async fn put_part(&self, request: S3Request<UploadPartInput>) -> S3Result<UploadPartOutput> {
         let mut input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
+        if input.sse_customer_key.is_some() {
+            return Err(s3_error!(NotImplemented, "content is always encrypted, but not with keys of clients"));
+        }
         let number = part_number(input.part_number)?;
         let upload = self.upload(&site, &input.upload_id, &input.key).await?;
         let terms = wish::terms(Condition::Always, expected!(input), &request.headers, request.trailing_headers);
@@ -98,7 +101,13 @@ impl Face {
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
         let condition = wish::write_condition(input.if_match, input.if_none_match)?;
         let wanted = named_parts(input.multipart_upload)?;
-        let upload = self.upload(&site, &input.upload_id, &input.key).await?;
+        let upload = match Upload::find(&self.shelf.store, &site, &input.upload_id, &input.key).await {
+            Ok(upload) => upload,
+            Err(UploadError::NoSuchUpload) => {
+                return self.completed_before(&site, input.bucket, input.key, &wanted).await;
+            }
+            Err(error) => return Err(answer::upload(error)),
+        };
         let plan = upload.plan(&self.shelf.store, &wanted).await.map_err(answer::upload)?;
         if input.mpu_object_size.is_some_and(|size| u64::try_from(size) != Ok(plan.length)) {
             return Err(s3_error!(InvalidRequest, "the parts are not as large as x-amz-mp-object-size says"));
@@ -115,6 +124,28 @@ impl Face {
         }
         let future = Box::pin(complete(self.shelf.clone(), site, upload, plan, condition, output));
         Ok(CompleteMultipartUploadOutput { future: Some(future), ..CompleteMultipartUploadOutput::default() })
+    }
+
+    /// A client whose answer was lost asks again: the upload is gone, and the object is made of just these parts.
+    async fn completed_before(
+        &self,
+        site: &Site,
+        bucket: String,
+        key: String,
+        wanted: &[(u32, String)],
+    ) -> S3Result<CompleteMultipartUploadOutput> {
+        let head = found(self.shelf.store.head(&site.id, &key).await).map_err(answer::store)?;
+        let etag = uploads::etag_of(wanted).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        if head.is_none_or(|head| head.etag != etag) {
+            return Err(s3_error!(NoSuchUpload));
+        }
+        Ok(CompleteMultipartUploadOutput {
+            location: Some(format!("/{bucket}/{key}")),
+            e_tag: Some(ETag::Strong(etag)),
+            bucket: Some(bucket),
+            key: Some(key),
+            ..CompleteMultipartUploadOutput::default()
+        })
     }
 
     pub(super) async fn abort_upload(

@@ -119,6 +119,11 @@ async fn parts_are_checked() {
     assert!(ok, "{errors}");
     world.run("aws", &[&["s3api", "get-object"], key.as_slice(), &["out"]].concat()).await;
     assert!(std::fs::read(path("out")).unwrap() == [first.as_slice(), &tail].concat());
+    let (ok, _, errors) = complete(&[(&one, 1), (&three, 3)]).await;
+    assert!(ok, "the answer may have been lost: {errors}");
+    assert!(world.run("aws", &[&["s3api", "get-object-tagging"], key.as_slice()].concat()).await.contains("TagSet"));
+    let (ok, _, errors) = world.try_run("aws", &["s3api", "delete-bucket", "--bucket", "films"]).await;
+    assert!(!ok && errors.contains("umbel admin site delete"), "{errors}");
     let (ok, _, errors) = complete(&[(&one, 1)]).await;
     assert!(!ok && errors.contains("NoSuchUpload"), "{errors}");
 
