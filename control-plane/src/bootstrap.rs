@@ -1,5 +1,7 @@
 //! The first admin.
 
+use std::time::Duration;
+
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -7,6 +9,9 @@ use crate::{accounts, authority::Authority, database, error::Result};
 
 const ACCOUNT: &str = "admin";
 const LABEL: &str = "bootstrap";
+
+/// How long a Postgres may take to come up; somebody waits in front of a terminal.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `umbel control-plane init` writes down.
 #[derive(Clone)]
@@ -27,9 +32,9 @@ impl std::fmt::Debug for Bootstrap {
 /// it gave before ends: whoever may open the database may always get in, and a lost key is no dead end.
 ///
 /// # Errors
-/// Postgres is away, or refuses.
+/// Postgres is away, for more than 30 s, or refuses.
 pub async fn bootstrap(db: &PgPool) -> Result<Bootstrap> {
-    database::patiently(|| database::migrate(db)).await?;
+    database::patiently_for(PATIENCE, || database::migrate(db)).await?;
     let authority = Authority::load_or_create(db).await?;
     let mut tx = db.begin().await?;
     let account = sqlx::query_scalar!(

@@ -3,7 +3,10 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     process::ExitStatus,
     time::Duration,
@@ -11,13 +14,15 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, chown},
+    unistd::{Pid, Uid, chown, geteuid},
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::{
     process::Child,
     time::{Instant, sleep, timeout},
 };
+
+use crate::secrets;
 
 mod error;
 mod owner;
@@ -53,7 +58,7 @@ pub struct Cluster {
     socket_dir: PathBuf,
     // Held as long as the cluster runs: another of us must not stop it as a leftover.
     _lock: fs::File,
-    _short_socket_dir: Option<tempfile::TempDir>,
+    short_socket_dir: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -82,7 +87,7 @@ impl Cluster {
         }
         let (socket_dir, short) = socket_dir(&home, owner.as_ref())?;
         let child = programs.postgres(owner.as_ref(), &home, &data, &socket_dir, durability)?;
-        let mut cluster = Self { child, socket_dir, _lock: lock, _short_socket_dir: short };
+        let mut cluster = Self { child, socket_dir, _lock: lock, short_socket_dir: short };
         cluster.wait_until_ready(&home).await?;
         cluster.create_database(DATABASE).await.or_else(already_there)?;
         Ok(cluster)
@@ -137,7 +142,7 @@ impl Cluster {
             self.signal(Signal::SIGQUIT);
             self.child.wait().await.map_err(ClusterError::Io)?;
         }
-        Ok(())
+        self.short_socket_dir.as_deref().map_or(Ok(()), remove_folder)
     }
 
     fn signal(&self, signal: Signal) {
@@ -239,8 +244,23 @@ fn remove_folder(path: &Path) -> Result<(), ClusterError> {
     }
 }
 
+/// Stops the Postgres of `dir` that outlived who started it, if there is one; a folder that is not there has none.
+///
+/// # Errors
+/// Another process of ours runs the cluster, or the server does not obey.
+pub async fn stop_leftover(dir: &Path) -> Result<(), ClusterError> {
+    if !dir.join("data").exists() {
+        return Ok(());
+    }
+    let home = dir.canonicalize().map_err(ClusterError::io(dir))?;
+    let _lock = take_lock(&home)?;
+    stale::clear(&home.join("data")).await?;
+    let short = short_socket_dir(&home);
+    if is_ours(&short, Owner::choose()?.as_ref()) { remove_folder(&short) } else { Ok(()) }
+}
+
 /// Beside the data where its path is short enough for a socket, else in a folder of its own under /tmp.
-fn socket_dir(home: &Path, owner: Option<&Owner>) -> Result<(PathBuf, Option<tempfile::TempDir>), ClusterError> {
+fn socket_dir(home: &Path, owner: Option<&Owner>) -> Result<(PathBuf, Option<PathBuf>), ClusterError> {
     let beside = home.join("run");
     if beside.as_os_str().len() <= LONGEST_SOCKET_DIR {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&beside);
@@ -248,9 +268,28 @@ fn socket_dir(home: &Path, owner: Option<&Owner>) -> Result<(PathBuf, Option<tem
         give(&beside, owner)?;
         return Ok((beside, None));
     }
-    let short = tempfile::Builder::new().prefix("umbel-pg-").tempdir_in("/tmp").map_err(ClusterError::Io)?;
-    give(short.path(), owner)?;
-    Ok((short.path().to_owned(), Some(short)))
+    let short = short_socket_dir(home);
+    match fs::DirBuilder::new().mode(0o700).create(&short) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && is_ours(&short, owner) => {}
+        made => made.map_err(ClusterError::io(&short))?,
+    }
+    give(&short, owner)?;
+    Ok((short.clone(), Some(short)))
+}
+
+/// The same for the same cluster, so that a URL that was written down stays good.
+fn short_socket_dir(home: &Path) -> PathBuf {
+    let digest = secrets::short_digest(home.as_os_str().as_bytes());
+    Path::new("/tmp").join(format!("umbel-pg-{:032x}", u128::from_be_bytes(digest)))
+}
+
+/// A folder, no link, that nobody but us or Postgres' user could have made.
+fn is_ours(folder: &Path, owner: Option<&Owner>) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(folder) else { return false };
+    let made_by = |uid: Uid| metadata.uid() == uid.as_raw();
+    metadata.is_dir()
+        && metadata.mode() & 0o077 == 0
+        && (made_by(geteuid()) || owner.is_some_and(|owner| made_by(owner.uid)))
 }
 
 impl Owner {

@@ -7,6 +7,7 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::Instant;
 
 use crate::error::{Error, Result, is_away};
 
@@ -55,11 +56,26 @@ fn migration_error(error: MigrateError) -> Error {
 ///
 /// # Errors
 /// Whatever else `work` fails with.
-pub(crate) async fn patiently<T, F: Future<Output = Result<T>>>(mut work: impl FnMut() -> F) -> Result<T> {
+pub(crate) async fn patiently<T, F: Future<Output = Result<T>>>(work: impl FnMut() -> F) -> Result<T> {
+    repeat(None, work).await
+}
+
+/// As [`patiently`], but only for so long.
+///
+/// # Errors
+/// As `work`'s; also that Postgres is still away.
+pub(crate) async fn patiently_for<T, F: Future<Output = Result<T>>>(
+    limit: Duration,
+    work: impl FnMut() -> F,
+) -> Result<T> {
+    repeat(Some(Instant::now() + limit), work).await
+}
+
+async fn repeat<T, F: Future<Output = Result<T>>>(deadline: Option<Instant>, mut work: impl FnMut() -> F) -> Result<T> {
     let mut pause = Duration::from_millis(100);
     loop {
         match work().await {
-            Err(Error::DatabaseAway(error)) => {
+            Err(Error::DatabaseAway(error)) if deadline.is_none_or(|deadline| Instant::now() + pause < deadline) => {
                 tracing::warn!(%error, ?pause, "postgres is away, trying again");
             }
             other => return other,

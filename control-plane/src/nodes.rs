@@ -190,6 +190,14 @@ async fn names(tx: &mut PgConnection, role: Role, addresses: &Addresses) -> Resu
     Ok(names)
 }
 
+/// What the nodes themselves are reached by.
+pub(crate) async fn own_names(db: &PgPool) -> Result<BTreeSet<String>> {
+    let nodes = on_wire(&mut *db.acquire().await?, None).await?;
+    let addresses = nodes.iter().filter_map(|node| node.addresses.as_ref());
+    let urls = addresses.flat_map(|at| [&at.public_url, &at.internal_url, &at.relay_url, &at.s3_url]);
+    Ok(names_of(urls.map(String::as_str)))
+}
+
 // ---- Members ----
 
 /// The role of a node that has joined and was not removed.

@@ -1,13 +1,18 @@
 //! What every handler works with.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use umbel_wire::invitation::{Invitation, Purpose};
 
-use crate::{authority::Authority, config::Config, metrics::Metrics};
+use crate::{
+    authority::{Authority, names_of},
+    config::Config,
+    metrics::Metrics,
+    sites::check_host,
+};
 
 /// How long what is issued lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) db: PgPool,
     pub(crate) authority: Authority,
     pub(crate) public_url: String,
+    /// What the control plane itself is reached by.
+    pub(crate) own_names: BTreeSet<String>,
     pub(crate) lifetimes: Lifetimes,
     /// Newest configuration version.
     pub(crate) head: watch::Receiver<i64>,
@@ -45,7 +52,10 @@ impl ControlPlane {
         shutdown: CancellationToken,
     ) -> Self {
         let public_url = config.public_url.trim_end_matches('/').to_owned();
-        Self(Arc::new(Inner { db, authority, public_url, lifetimes: config.lifetimes, head, metrics, shutdown }))
+        let mut own_names = names_of([config.public_url.as_str()]);
+        own_names.extend(config.names.iter().filter_map(|name| check_host(name).ok()));
+        let lifetimes = config.lifetimes;
+        Self(Arc::new(Inner { db, authority, public_url, own_names, lifetimes, head, metrics, shutdown }))
     }
 
     /// The string that lets a node or an agent in.

@@ -74,7 +74,7 @@ async fn an_unfinished_cluster_is_made_anew_and_a_long_path_has_a_short_socket()
 
 #[tokio::test]
 async fn a_folder_that_postgres_cannot_enter_is_named() {
-    if !nix::unistd::geteuid().is_root() {
+    if !geteuid().is_root() {
         // Then Postgres runs as ourselves, and no folder of ours is closed to it.
         return;
     }
@@ -97,4 +97,22 @@ fn what_a_program_said_is_told_in_one_line() {
     ] {
         assert_eq!(ClusterError::from_log("initdb", status, log).to_string(), expected);
     }
+}
+
+#[tokio::test]
+async fn a_long_path_has_the_same_url_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("a".repeat(100));
+    let cluster = started(&long).await;
+    let (url, folder) = (cluster.url(), cluster.socket_dir.clone());
+    cluster.stop().await.unwrap();
+    assert!(!folder.exists());
+    let cluster = started(&long).await;
+    assert_eq!(cluster.url(), url);
+    cluster.stop().await.unwrap();
+    stop_leftover(&long).await.unwrap();
+    stop_leftover(&dir.path().join("none")).await.unwrap();
+    fs::DirBuilder::new().mode(0o755).create(&folder).unwrap();
+    assert!(matches!(Cluster::start(&long).await, Err(ClusterError::File { .. })), "somebody else's");
+    fs::remove_dir(&folder).unwrap();
 }

@@ -12,7 +12,7 @@ use crate::{
     accounts::Caller,
     api::{NewSite, PolicyChange, ReaderKey, Site, UsageQuery, UsageReport},
     error::Error,
-    sites,
+    nodes, sites,
     state::ControlPlane,
     usage,
 };
@@ -33,7 +33,26 @@ async fn list(State(state): State<ControlPlane>, caller: Caller) -> Answer<Vec<S
 
 async fn create(State(state): State<ControlPlane>, caller: Caller, Body(new): Body<NewSite>) -> Answer<Site> {
     let account = caller.acting_for(&state.db, new.account.as_deref()).await?;
+    may_claim(&state, &caller, &new.hosts).await?;
     Ok(Json(sites::create(&state.db, account, &new).await?))
+}
+
+/// The names of the installation's own servers are not for providers: edges would answer, with their sites, who means the
+/// servers.
+async fn may_claim(state: &ControlPlane, caller: &Caller, hosts: &[String]) -> Result<(), Error> {
+    if caller.require_admin().is_ok() || hosts.is_empty() {
+        return Ok(());
+    }
+    let nodes = nodes::own_names(&state.db).await?;
+    let is_ours = |host: &String| {
+        sites::check_host(host).is_ok_and(|host| state.own_names.contains(&host) || nodes.contains(&host))
+    };
+    if hosts.iter().any(is_ours) {
+        return Err(Error::Forbidden(
+            "this host is one of the installation's own servers: only admins may give it to a site",
+        ));
+    }
+    Ok(())
 }
 
 async fn show(State(state): State<ControlPlane>, caller: Caller, Path(name): Path<String>) -> Answer<Site> {
@@ -54,6 +73,7 @@ async fn add_host(
     caller: Caller,
     Path((name, host)): Path<(String, String)>,
 ) -> Answer<Site> {
+    may_claim(&state, &caller, std::slice::from_ref(&host)).await?;
     Ok(Json(sites::add_host(&state.db, caller.scope(), &name, &host).await?))
 }
 

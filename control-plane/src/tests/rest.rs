@@ -32,6 +32,8 @@ async fn providers_see_and_touch_their_own() {
         ("DELETE", "nodes/00000000-0000-0000-0000-000000000000", Value::Null, 403),
         ("POST", "sites", json!({ "name": "films" }), 409),
         ("POST", "sites", json!({ "name": "other", "hosts": ["FILMS.test"] }), 409),
+        ("POST", "sites", json!({ "name": "other", "hosts": ["Control.test."] }), 403),
+        ("PUT", "sites/films/hosts/control.test", json!({}), 403),
     ];
     for (method, path, body, expected) in foreign {
         let (status, problem) = world.call(Some(&bob), method, path, body).await;
