@@ -300,13 +300,19 @@ impl Agent {
     }
 
     fn petal(&self, opened: &Opened, version: &Arc<Version>) -> Option<Petal> {
-        if opened.home_edge.is_empty() || !self.offer(version, true) {
+        if opened.home_edge.is_empty() {
+            return None;
+        }
+        // Before the offer, so that the end of an older fetch cannot undo it.
+        let (room, news) = mpsc::channel(NEWS_QUEUE);
+        self.shared.edges.subscribe(version.id, room);
+        if !self.offer(version, true) {
+            drop(news);
+            self.shared.edges.unsubscribe(&version.id, || {});
             return None;
         }
         let offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
         let offer = offers.get(&version.id)?;
-        let (room, news) = mpsc::channel(NEWS_QUEUE);
-        self.shared.edges.subscribe(version.id, room);
         let mut alone = offer.alone.clone();
         // It may be so already.
         alone.mark_changed();
@@ -323,9 +329,9 @@ impl Agent {
         offers.retain(|_, offer| !offer.wants.is_closed());
         if let Some(offer) = offers.get(&version.id) {
             offer.wants.send_if_modified(|now| {
-                let news = wants && !*now;
+                // A new fetch joins anew, though an older one may still want the version: it needs a share of its own.
                 *now |= wants;
-                news
+                wants
             });
         } else {
             let (wants, wanted) = watch::channel(wants);

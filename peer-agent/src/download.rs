@@ -42,6 +42,10 @@ const TICK: Duration = Duration::from_millis(250);
 const GIVE_UP: Duration = Duration::from_secs(300);
 /// How long links may take to hand over their last receipts.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// At most once in this time is a version opened again because the edge does not know it.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// How long the last chunks' writes are waited for when nobody waits for the download any more.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// A fetch that runs while anyone holds it.
 #[derive(Debug)]
@@ -99,6 +103,8 @@ struct Shell {
     /// Requests to the edge that can still be called off.
     asked: HashMap<ChunkIndex, CancellationToken>,
     reopening: bool,
+    /// When the version was last opened again because the edge had forgotten it.
+    opened_again: Option<Instant>,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
     tasks: JoinSet<()>,
@@ -132,6 +138,7 @@ impl Shell {
             ticket: opened.ticket,
             asked: HashMap::new(),
             reopening: false,
+            opened_again: None,
             tasks: JoinSet::new(),
             last_arrival: now(),
             shared,
@@ -159,8 +166,11 @@ impl Shell {
         };
         let outcome = self.work(&mut petal, wanted).await;
         if let Some(wants) = wants {
-            self.shared.edges.unsubscribe(&self.lease.0.id);
-            wants.send_replace(false);
+            // Our room closes with this, which tells it from that of a fetch that has begun meanwhile.
+            drop(petal);
+            self.shared.edges.unsubscribe(&self.lease.0.id, || {
+                wants.send_replace(false);
+            });
         }
         let state = match outcome {
             Ok(()) => State::Complete,
@@ -188,7 +198,10 @@ impl Shell {
             }
             let timeout = self.plan.poll_timeout();
             tokio::select! {
-                () = stop.cancelled() => return self.given_up().await,
+                () = stop.cancelled() => {
+                    let last = tokio::time::timeout(LAST_WRITES, self.given_up()).await;
+                    return last.unwrap_or_else(|_| Err("given up".into()));
+                }
                 Some(event) = self.inbox.recv() => self.handle(event)?,
                 (id, event) = self.links.next() => self.handle_link(id, event),
                 news = next_news(petal) => self.handle_news(petal, news),
@@ -285,6 +298,9 @@ impl Shell {
                 debug!(%chunk, %error, "edge failed");
                 self.asked.remove(&chunk);
                 self.plan.handle_failed(now(), Source::Edge, chunk, FailReason::Error);
+                if matches!(error, EdgeError::NotFound(_)) {
+                    self.open_again();
+                }
             }
             Event::Corrupt(source, chunk) => {
                 warn!(?source, %chunk, version = %self.lease.0.id, "a chunk does not match the manifest");
@@ -397,10 +413,25 @@ impl Shell {
             return;
         }
         warn!(edge = %self.edge.url, failures, "edge fails; trying another");
+        self.spawn_open(Some(self.edge.url.to_string()));
+    }
+
+    /// The same version, anew: the edge knows nothing of it in this session, perhaps because the session is a new one.
+    fn open_again(&mut self) {
+        let just_done = self.opened_again.is_some_and(|at| now().saturating_duration_since(at) < OPEN_AGAIN);
+        if just_done || std::mem::replace(&mut self.reopening, true) {
+            return;
+        }
+        debug!(edge = %self.edge.url, "edge has forgotten the version; opening it again");
+        self.opened_again = Some(now());
+        self.spawn_open(None);
+    }
+
+    fn spawn_open(&mut self, avoid: Option<String>) {
         let (shared, target, manifest) = (self.shared.clone(), self.target.clone(), self.manifest.clone());
-        let (avoid, events) = (self.edge.url.clone(), self.events.clone());
+        let events = self.events.clone();
         self.tasks.spawn(async move {
-            let opened = open::open(&shared.edges, &shared.me, &target, Some(&manifest), false, Some(&avoid)).await;
+            let opened = open::open(&shared.edges, &shared.me, &target, Some(&manifest), false, avoid.as_deref()).await;
             drop(events.send(Event::Reopened(Box::new(opened))).await);
         });
     }

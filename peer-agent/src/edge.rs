@@ -248,6 +248,9 @@ impl Edge {
             // The chunk is asked for again; by then there should be a new session.
             let _renewed = tokio::time::timeout(Duration::from_secs(2), self.session_after(session.number)).await;
         }
+        if status == StatusCode::NOT_FOUND {
+            return EdgeError::NotFound("the edge does not know this version in this session".into());
+        }
         self.unreachable(format!("status {status} for a chunk"))
     }
 }

@@ -26,6 +26,8 @@ const NEWS_QUEUE: usize = 256;
 const ERRAND_QUEUE: usize = 256;
 /// How many edges are tried for one request.
 const MOST_ATTEMPTS: usize = 4;
+/// How long the news of all versions wait for one download to take its own.
+const ROOM_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A cheap handle.
 #[derive(Debug, Clone)]
@@ -70,8 +72,8 @@ impl Edges {
             let news = tokio::select! { () = self.0.stop.cancelled() => return, Some(news) = news.recv() => news };
             let room = subject(&news).and_then(|id| self.rooms().get(&id).cloned());
             if let Some(room) = room {
-                // A download that ended meanwhile does not care.
-                let _ended = room.send(news).await;
+                // A download that ended meanwhile does not care, and one that does not listen must not keep the others waiting.
+                let _ended = room.send_timeout(news, ROOM_PATIENCE).await;
             }
         }
     }
@@ -89,8 +91,14 @@ impl Edges {
         self.rooms().insert(id, room);
     }
 
-    pub(crate) fn unsubscribe(&self, id: &ManifestId) {
-        self.rooms().remove(id);
+    /// Forgets this version's room if nobody listens there any more, and only then does `and`, before anyone else can
+    /// subscribe.
+    pub(crate) fn unsubscribe(&self, id: &ManifestId, and: impl FnOnce()) {
+        let mut rooms = self.rooms();
+        if rooms.get(id).is_some_and(mpsc::Sender::is_closed) {
+            rooms.remove(id);
+            and();
+        }
     }
 
     pub(crate) fn fleet(&self) -> Arc<fleet::Edges> {

@@ -63,7 +63,12 @@ impl Presence {
                 () = self.version.evicted.cancelled() => break,
                 Ok(()) = sessions.changed() => {}
                 Ok(()) = self.address.changed() => {}
-                Ok(()) = self.wants.changed() => {}
+                Ok(()) = self.wants.changed() => {
+                    // Another fetch may want what the last one did: it joins anew all the same.
+                    if let Some(joined) = &mut joined {
+                        joined.wanted = !*self.wants.borrow_and_update();
+                    }
+                }
                 Ok(()) = held.changed() => tokio::time::sleep(HAVE_INTERVAL).await,
                 () = pause => {}
             }

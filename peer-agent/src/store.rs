@@ -353,7 +353,7 @@ impl Store {
 
     /// What is credited to a ticket.
     pub(crate) fn credited(&self, ticket: &[u8; 16]) -> u64 {
-        self.account(ticket).map_or(0, |account| account.bytes)
+        self.shared.tickets().get(ticket).map_or(0, |account| account.bytes)
     }
 
     pub(crate) fn account(&self, ticket: &[u8; 16]) -> Option<TicketAccount> {
