@@ -157,18 +157,21 @@ impl Session {
     /// DELETEs; `what` is gone then.
     async fn delete(&self, path: &str, what: &str) -> anyhow::Result<()> {
         let answer = self.api.call(reqwest::Method::DELETE, path, None).await?;
-        match answer {
-            Value::Null if !self.json => println!("deleted {what}"),
-            answer => self.show(&answer),
+        if answer.is_null() && !self.json {
+            println!("deleted {what}")
+        } else {
+            self.show(&answer)
         }
         Ok(())
     }
 
     fn show(&self, answer: &Value) {
-        match answer {
-            Value::Null if !self.json => println!("done"),
-            answer if self.json => show::json(answer),
-            answer => show::fields(answer),
+        if self.json {
+            show::json(answer);
+        } else if answer.is_null() {
+            println!("done");
+        } else {
+            show::fields(answer);
         }
     }
 }

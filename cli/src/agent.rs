@@ -125,7 +125,7 @@ async fn enroll(args: &EnrollArgs) -> anyhow::Result<()> {
     let enrolment = match (&args.token, &args.control_plane, &ca) {
         (Some(token), _, _) => Enrolment::Token(token),
         (None, Some(url), Some(ca)) => Enrolment::Device { control_plane_url: url, ca_pem: ca, on_prompt: &prompt },
-        (None, _, _) => return Err(Failure::new(Status::Usage, "give a token, or a control plane and its CA")),
+        (None, _, _) => return Err(Failure::error(Status::Usage, "give a token, or a control plane and its CA")),
     };
     let identity = umbel_agent::enroll(&state, enrolment).await?;
     if args.json {

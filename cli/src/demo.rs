@@ -95,7 +95,7 @@ impl DemoArgs {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         tokio::select! {
-            () = stop.cancelled() => return Err(Failure::new(Status::Interrupted, "interrupted")),
+            () = stop.cancelled() => return Err(Failure::error(Status::Interrupted, "interrupted")),
             outcome = self.act(state, ports, tree, supervisor) => outcome?,
         }
         if !self.once {

@@ -42,7 +42,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// As an [`anyhow::Error`], to be returned with `?`.
-    pub(crate) fn new(status: Status, message: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(status: Status, message: impl Into<String>) -> anyhow::Error {
         Self { status, message: message.into() }.into()
     }
 
@@ -69,7 +69,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 pub(crate) fn output(error: std::io::Error) -> anyhow::Error {
     let closed = error.kind() == std::io::ErrorKind::BrokenPipe;
     let status = if closed { Status::Closed } else { Status::Other };
-    Failure::new(status, format!("cannot write to standard output: {error}"))
+    Failure::error(status, format!("cannot write to standard output: {error}"))
 }
 
 fn status(error: &anyhow::Error) -> Status {
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_status_survives_context() {
-        let error = Failure::new(Status::NotFound, "no such object").context("cannot get it");
+        let error = Failure::error(Status::NotFound, "no such object").context("cannot get it");
         assert_eq!(status(&error), Status::NotFound);
         assert_eq!(one_line(&error), "cannot get it: no such object");
         assert_eq!(status(&anyhow!("else")), Status::Other);

@@ -66,7 +66,7 @@ impl GetArgs {
         runtime::client(Box::pin(async {
             let outcome = tokio::select! {
                 outcome = fetch(&self) => outcome,
-                _ = tokio::signal::ctrl_c() => Err(Failure::new(Status::Interrupted, "interrupted")),
+                _ = tokio::signal::ctrl_c() => Err(Failure::error(Status::Interrupted, "interrupted")),
             };
             if let (Err(error), true) = (&outcome, self.json) {
                 self.figures(&json!({ "url": self.url, "error": exit::one_line(error) }));
@@ -151,7 +151,7 @@ async fn last_figures(mut progress: watch::Receiver<Progress>) -> Progress {
 }
 
 fn failure(error: &FetchError) -> anyhow::Error {
-    Failure::new(status(error), told(error))
+    Failure::error(status(error), told(error))
 }
 
 fn told(error: &FetchError) -> String {

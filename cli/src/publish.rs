@@ -58,7 +58,7 @@ impl PublishArgs {
         runtime::server(Box::pin(async {
             tokio::select! {
                 outcome = publish(&self) => outcome,
-                _ = tokio::signal::ctrl_c() => Err(crate::exit::Failure::new(
+                _ = tokio::signal::ctrl_c() => Err(crate::exit::Failure::error(
                     crate::exit::Status::Interrupted,
                     "interrupted; publish again to go on from here",
                 )),

@@ -83,7 +83,7 @@ impl Api {
         let response = response.with_context(|| format!("the control plane at {} cannot be reached", self.base))?;
         let (status, text) = (response.status(), response.text().await?);
         if !status.is_success() {
-            return Err(Failure::new(exit_status(status), format!("{status}: {}", reason(&text))));
+            return Err(Failure::error(exit_status(status), format!("{status}: {}", reason(&text))));
         }
         if text.is_empty() {
             return Ok(Value::Null);

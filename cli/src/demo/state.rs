@@ -73,7 +73,7 @@ impl State {
     /// Says early what would otherwise be said late and by everybody: the disk is too small.
     pub(super) fn ensure_space(&self, bytes: u64) -> anyhow::Result<()> {
         let usage = nix::sys::statvfs::statvfs(&self.folder).context("cannot tell how much space is left")?;
-        let free = u64::from(usage.blocks_available()).saturating_mul(usage.fragment_size());
+        let free = usage.blocks_available().saturating_mul(usage.fragment_size());
         ensure!(
             free >= bytes,
             "not enough space in {}: {} free, about {} needed (choose another folder with --state)",

@@ -137,7 +137,7 @@ impl Supervisor {
             (Some(code), _) => format!("status {code}"),
             (None, signal) => format!("signal {}", signal.unwrap_or(0)),
         };
-        Failure::new(crate::exit::Status::Other, format!("{name} ended ({how}): {last}"))
+        Failure::error(crate::exit::Status::Other, format!("{name} ended ({how}): {last}"))
     }
 
     fn launch(&mut self, spec: Spec) -> anyhow::Result<()> {
