@@ -67,8 +67,13 @@ enum Subject {
 /// Where the control plane is, and with what to log in.
 #[derive(Args)]
 struct Access {
-    /// The control plane, e.g. https://control.example.net:7440
-    #[arg(long, global = true, value_name = "URL", env = "UMBEL_CONTROL_PLANE")]
+    #[arg(
+        help = "The control plane, e.g. https://control.example.net:7440",
+        long,
+        global = true,
+        value_name = "URL",
+        env = "UMBEL_CONTROL_PLANE"
+    )]
     control_plane: Option<String>,
     /// API key; better in the environment, where other users do not see it
     #[arg(long, global = true, value_name = "KEY", env = "UMBEL_API_KEY", hide_env_values = true)]

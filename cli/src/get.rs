@@ -43,7 +43,7 @@ const LAST_FIGURES: Duration = Duration::from_millis(500);
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct GetArgs {
-    /// https://HOST[:PORT]/PATH
+    #[arg(help = "https://HOST[:PORT]/PATH")]
     url: String,
     /// Save to this file; else the content goes to standard output
     #[arg(long, short, value_name = "FILE")]

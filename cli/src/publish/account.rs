@@ -12,8 +12,12 @@ use crate::settings;
 /// Flags that most people keep in a file instead.
 #[derive(Args)]
 pub(crate) struct AccountArgs {
-    /// The S3 API of an origin, e.g. https://origin.example.net:9000
-    #[arg(long, value_name = "URL", env = "UMBEL_S3_ENDPOINT")]
+    #[arg(
+        help = "The S3 API of an origin, e.g. https://origin.example.net:9000",
+        long,
+        value_name = "URL",
+        env = "UMBEL_S3_ENDPOINT"
+    )]
     endpoint: Option<String>,
     /// Access key id [env: UMBEL_S3_ACCESS_KEY_ID or AWS_ACCESS_KEY_ID]
     #[arg(long, value_name = "ID", env = "UMBEL_S3_ACCESS_KEY_ID", hide_env = true)]
