@@ -127,7 +127,7 @@ fn a_receipt_is_the_receivers_and_within_the_ticket() {
     assert_eq!(receipt::verify(&good, &known).unwrap(), ticket);
     let over = receipt::sign(&receiver, &text, &ticket.id, 1001);
     assert!(matches!(receipt::verify(&over, &known), Err(ReceiptError::OverLimit { bytes: 1001, limit: 1000 })));
-    let mut inflated = good.clone();
+    let mut inflated = good;
     inflated.bytes -= 1;
     assert!(matches!(receipt::verify(&inflated, &known), Err(ReceiptError::Signature)));
     let stranger = receipt::sign(&SigningKey::from_seed(&[1; 32]), &text, &ticket.id, 10);
