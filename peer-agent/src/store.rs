@@ -227,10 +227,6 @@ impl Store {
         self.shared.versions().get(id).cloned()
     }
 
-    pub(crate) fn lease(&self, id: &ManifestId) -> Option<Lease> {
-        self.shared.versions().get(id).map(Lease::on)
-    }
-
     /// Everything held, the most recently used first.
     pub(crate) fn versions(&self) -> Vec<Arc<Version>> {
         let mut versions: Vec<_> = self.shared.versions().values().cloned().collect();
@@ -245,56 +241,42 @@ impl Store {
 
     /// Makes room for a version and takes it in, or finds it again. Its chunks are then written with [`Store::write`].
     pub(crate) async fn adopt(&self, record: VersionRecord, manifest: Manifest) -> Result<Lease, StoreError> {
-        if let Some(lease) = self.lease(&manifest.id()) {
-            lease.0.set_edge_ticket(&record.edge_ticket);
-            self.shared.touch(&lease.0);
-            if manifest.layout().chunks() > 1 {
-                self.send(Command::Record(lease.0.id, Box::new(record))).await?;
+        let (lease, new) = loop {
+            match self.try_adopt(&record, &manifest)? {
+                Adoption::Taken(lease, new) => break (lease, new),
+                // What became free may be gone again, and a victim may be in use by now: looked at anew.
+                Adoption::Crowded(victims) => {
+                    for victim in victims {
+                        self.evict(victim).await?;
+                    }
+                }
             }
-            return Ok(lease);
-        }
-        let victims = self.room_for(manifest.layout().sealed_length())?;
-        for victim in victims {
-            self.evict(victim).await?;
-        }
-        let (lease, new) = self.insert(&record, manifest);
-        if new {
+        };
+        if new || manifest.layout().chunks() > 1 {
             self.send(Command::Record(lease.0.id, Box::new(record))).await?;
         }
         Ok(lease)
     }
 
-    fn insert(&self, record: &VersionRecord, manifest: Manifest) -> (Lease, bool) {
+    /// Under one lock: whether there is room, and the reservation.
+    fn try_adopt(&self, record: &VersionRecord, manifest: &Manifest) -> Result<Adoption, StoreError> {
         let mut versions = self.shared.versions();
-        if let Some(known) = versions.get(&manifest.id()) {
-            return (Lease::on(known), false);
-        }
-        let version = Arc::new(new_version(record, manifest, None));
-        self.shared.touch(&version);
-        versions.insert(version.id, version.clone());
-        (Lease::on(&version), true)
-    }
-
-    /// Which versions have to go so that `needed` bytes fit: the least recently used ones that nobody uses.
-    fn room_for(&self, needed: u64) -> Result<Vec<ManifestId>, StoreError> {
-        let versions = self.shared.versions();
-        let (busy, mut idle): (Vec<_>, Vec<_>) = versions.values().partition(|version| version.in_use());
-        let reserved: u64 = busy.iter().map(|version| version.manifest.layout().sealed_length()).sum();
-        let free = self.shared.quota.saturating_sub(reserved);
-        if needed > free {
-            return Err(StoreError::Quota { needed, free });
-        }
-        idle.sort_by_key(|version| version.used.load(Ordering::Relaxed));
-        let mut kept: u64 = idle.iter().map(|version| version.bytes_held()).sum();
-        let mut victims = Vec::new();
-        for version in idle {
-            if kept + needed <= free {
-                break;
+        let known = versions.get(&manifest.id()).cloned();
+        // One in use is reserved in full already; an idle one counts with what it holds, and that will grow.
+        let grows = known.as_ref().is_none_or(|known| !known.in_use() && !known.held().is_full());
+        if grows {
+            let victims = room_for(&versions, self.shared.quota, manifest)?;
+            if !victims.is_empty() {
+                return Ok(Adoption::Crowded(victims));
             }
-            kept -= version.bytes_held();
-            victims.push(version.id);
         }
-        Ok(victims)
+        let new = known.is_none();
+        let version = known.unwrap_or_else(|| Arc::new(new_version(record, manifest.clone(), None)));
+        version.set_edge_ticket(&record.edge_ticket);
+        self.shared.touch(&version);
+        let lease = Lease::on(&version);
+        versions.insert(version.id, version);
+        Ok(Adoption::Taken(lease, new))
     }
 
     async fn evict(&self, id: ManifestId) -> Result<bool, StoreError> {
@@ -374,6 +356,37 @@ impl Store {
     async fn send(&self, command: Command) -> Result<(), StoreError> {
         self.commands.send(command).await.map_err(|_| StoreError::Closed)
     }
+}
+
+/// What came of an attempt to take a version in.
+enum Adoption {
+    /// Reserved; whether it is a new one.
+    Taken(Lease, bool),
+    /// These have to go first.
+    Crowded(Vec<ManifestId>),
+}
+
+/// Which other versions have to go so that this one fits in full: the least recently used ones that nobody uses.
+fn room_for(versions: &Versions, quota: u64, manifest: &Manifest) -> Result<Vec<ManifestId>, StoreError> {
+    let (id, needed) = (manifest.id(), manifest.layout().sealed_length());
+    let others = versions.values().filter(|version| version.id != id);
+    let (busy, mut idle): (Vec<_>, Vec<_>) = others.partition(|version| version.in_use());
+    let reserved: u64 = busy.iter().map(|version| version.manifest.layout().sealed_length()).sum();
+    let free = quota.saturating_sub(reserved);
+    if needed > free {
+        return Err(StoreError::Quota { needed, free });
+    }
+    idle.sort_by_key(|version| version.used.load(Ordering::Relaxed));
+    let mut kept: u64 = idle.iter().map(|version| version.bytes_held()).sum();
+    let mut victims = Vec::new();
+    for version in idle {
+        if kept + needed <= free {
+            break;
+        }
+        kept -= version.bytes_held();
+        victims.push(version.id);
+    }
+    Ok(victims)
 }
 
 fn new_version(record: &VersionRecord, manifest: Manifest, held: Option<ChunkSet>) -> Version {

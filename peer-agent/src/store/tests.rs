@@ -113,7 +113,7 @@ async fn the_quota_makes_room_by_age_and_never_takes_what_is_in_use() {
         let lease = store.adopt(sample.record.clone(), sample.manifest.clone()).await.unwrap();
         write(&store, &lease, sample, 0, 1).await;
     }
-    let _in_use = store.lease(&samples[0].manifest.id()).unwrap();
+    let _in_use = Lease::on(&store.version(&samples[0].manifest.id()).unwrap());
     let lease = store.adopt(samples[3].record.clone(), samples[3].manifest.clone()).await.unwrap();
     write(&store, &lease, &samples[3], 0, 1).await;
     let held: Vec<bool> = samples.iter().map(|sample| store.version(&sample.manifest.id()).is_some()).collect();
@@ -124,6 +124,43 @@ async fn the_quota_makes_room_by_age_and_never_takes_what_is_in_use() {
     assert!(matches!(refused, Err(StoreError::Quota { .. })), "two of three places are in use");
     drop(lease);
     assert_eq!(store.flush().await.unwrap(), 2);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn two_that_come_at_once_do_not_share_one_place() {
+    let state = tempfile::tempdir().unwrap();
+    let size = CHUNK as usize;
+    let store = Store::open(state.path(), size as u64 + 16).unwrap();
+    let [old, one, other] = [1, 2, 3].map(|number| sample(number, size));
+    let lease = store.adopt(old.record.clone(), old.manifest.clone()).await.unwrap();
+    write(&store, &lease, &old, 0, 1).await;
+    drop(lease);
+    let (one, other) = tokio::join!(store.adopt(one.record, one.manifest), store.adopt(other.record, other.manifest));
+    let refused = [&one, &other].into_iter().filter(|taken| matches!(taken, Err(StoreError::Quota { .. }))).count();
+    assert_eq!(refused, 1, "both wait for the same place: {one:?} {other:?}");
+    assert_eq!(store.versions().len(), 1);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_rest_of_a_version_needs_room_too() {
+    let state = tempfile::tempdir().unwrap();
+    let size = CHUNK as usize;
+    let store = Store::open(state.path(), 3 * (size as u64 + 16)).unwrap();
+    let [part, full] = [1, 2].map(|number| sample(number, 2 * size));
+    let lease = store.adopt(part.record.clone(), part.manifest.clone()).await.unwrap();
+    write(&store, &lease, &part, 0, 1).await;
+    drop(lease);
+    let lease = store.adopt(full.record.clone(), full.manifest.clone()).await.unwrap();
+    write(&store, &lease, &full, 0, 1).await;
+    write(&store, &lease, &full, 1, 1).await;
+    let refused = store.adopt(part.record.clone(), part.manifest.clone()).await;
+    assert!(matches!(refused, Err(StoreError::Quota { .. })), "its second chunk has no place");
+    drop(lease);
+    let resumed = store.adopt(part.record, part.manifest).await.unwrap();
+    assert!(resumed.0.held().contains(ChunkIndex::new(0)), "what is here stays");
+    assert!(store.version(&full.manifest.id()).is_none());
     store.close().await;
 }
 
