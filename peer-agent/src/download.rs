@@ -236,8 +236,11 @@ impl Shell {
             match action {
                 Action::Request { source: Source::Edge, chunk } => self.ask_edge(chunk),
                 Action::Request { source: Source::Peer(peer), chunk } => {
+                    // Over its ticket's limit, or our queue is full: not its fault, so nobody hears of it.
                     if !self.links.command(peer.as_bytes(), LinkCommand::Request(chunk)) {
-                        self.plan.handle_failed(now(), Source::Peer(peer), chunk, FailReason::Error);
+                        debug!(%peer, %chunk, "cannot ask for more; hanging up");
+                        self.links.remove(peer.as_bytes());
+                        self.plan.handle_peer_gone(now(), peer);
                     }
                 }
                 Action::Cancel { source: Source::Edge, chunk } => {

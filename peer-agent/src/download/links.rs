@@ -111,7 +111,7 @@ impl Links {
         self.peers.get(&id.peer).filter(|peer| peer.id == id).map(|peer| peer.ticket.clone())
     }
 
-    /// False: there is no such peer, or it does not keep up.
+    /// False: there is no such peer, its ticket's limit is reached, or its queue is full.
     pub(super) fn command(&self, peer: &[u8; 32], command: LinkCommand) -> bool {
         let Some(peer) = self.peers.get(peer) else { return false };
         if let LinkCommand::Request(chunk) = command {
