@@ -78,10 +78,11 @@ impl Dialer {
         Self { endpoint, open: Arc::default() }
     }
 
-    async fn connection(&self, address: EndpointAddr) -> Result<Connection, LinkError> {
+    /// The connection to a peer, and whether it was there before.
+    async fn connection(&self, address: EndpointAddr) -> Result<(Connection, bool), LinkError> {
         let peer = address.id;
         if let Some(open) = self.reusable(&peer) {
-            return Ok(open);
+            return Ok((open, true));
         }
         let dialed = tokio::time::timeout(DIAL_TIMEOUT, self.endpoint.connect(address, PEER_ALPN)).await;
         let connection = dialed
@@ -92,7 +93,15 @@ impl Dialer {
         if connections.len() < MAX_CONNECTIONS {
             connections.insert(peer, connection.clone());
         }
-        Ok(connection)
+        Ok((connection, false))
+    }
+
+    /// Nobody answers on this connection: the next link dials. One that another link has dialled since stays.
+    fn forget(&self, peer: &EndpointId, silent: &Connection) {
+        let mut connections = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if connections.get(peer).is_some_and(|open| open.stable_id() == silent.stable_id()) {
+            connections.remove(peer);
+        }
     }
 
     fn reusable(&self, peer: &EndpointId) -> Option<Connection> {
@@ -147,6 +156,9 @@ pub(crate) fn commands() -> (mpsc::Sender<LinkCommand>, mpsc::Receiver<LinkComma
     mpsc::channel(COMMAND_QUEUE)
 }
 
+/// The two directions of a link that was accepted, and what the peer holds.
+type Accepted = (SendStream, BufReader<RecvStream>, ChunkSet);
+
 impl Link {
     /// Runs until the peer, or the download by dropping its commands, ends it. The last event says why.
     pub(crate) async fn run(self, commands: mpsc::Receiver<LinkCommand>) {
@@ -160,13 +172,37 @@ impl Link {
         self.report.tell(LinkEvent::Ended(ended)).await;
     }
 
-    async fn begin(&self) -> Result<(SendStream, BufReader<RecvStream>, ChunkSet), LinkError> {
-        let connection = self.dialer.connection(self.address.clone()).await?;
+    async fn begin(&self) -> Result<Accepted, LinkError> {
+        let (connection, kept) = self.dialer.connection(self.address.clone()).await?;
+        let began = self.introduce_in_time(&connection).await;
+        let silent = match &began {
+            Err(LinkError::Unreachable(_)) => true,
+            Err(_) => connection.close_reason().is_some(),
+            Ok(_) => false,
+        };
+        if !silent {
+            return began;
+        }
+        self.dialer.forget(&self.address.id, &connection);
+        if !kept {
+            return began;
+        }
+        // A peer that was killed and came back knows nothing of the connection that we kept: no reason to complain yet.
+        let (connection, _) = self.dialer.connection(self.address.clone()).await?;
+        self.introduce_in_time(&connection).await
+    }
+
+    async fn introduce_in_time(&self, connection: &Connection) -> Result<Accepted, LinkError> {
+        let answered = tokio::time::timeout(ACCEPT_TIMEOUT, self.introduce(connection)).await;
+        answered.unwrap_or_else(|_| Err(LinkError::Unreachable("no word in time".into())))
+    }
+
+    /// Shows the ticket and reads what the peer says to it.
+    async fn introduce(&self, connection: &Connection) -> Result<Accepted, LinkError> {
         let (mut send, receive) = connection.open_bi().await.map_err(|error| LinkError::Lost(error.to_string()))?;
         let mut receive = BufReader::with_capacity(READ_BUFFER, receive);
         self.send(&mut send, Up::Begin(Begin { ticket: self.ticket.clone() })).await?;
-        let answer = tokio::time::timeout(ACCEPT_TIMEOUT, read(&mut receive)).await;
-        let answer = answer.map_err(|_| LinkError::Unreachable("no word in time".into()))??;
+        let answer = read(&mut receive).await?;
         match answer {
             Down::Accept(accept) => {
                 let bitmap = accept.have.unwrap_or_default().bitmap;
