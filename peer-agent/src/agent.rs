@@ -56,6 +56,8 @@ const STREAM_WINDOW: u64 = 32 << 20;
 /// The last report of receipts may take this long when the agent closes.
 const LAST_REPORT: Duration = Duration::from_secs(5);
 const LEAVING: Duration = Duration::from_secs(1);
+/// How long the tasks may take to end when the agent closes.
+const LAST_TASKS: Duration = Duration::from_secs(5);
 
 /// Why an agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -402,7 +404,9 @@ impl Agent {
             dialer.close();
         }
         shared.tasks.close();
-        shared.tasks.wait().await;
+        if tokio::time::timeout(LAST_TASKS, shared.tasks.wait()).await.is_err() {
+            warn!(left = shared.tasks.len(), "tasks do not end; closing without them");
+        }
         if let Some(endpoint) = &self.endpoint {
             endpoint.close().await;
         }
