@@ -170,12 +170,19 @@ impl Download {
         let late = |since: Instant| since + self.config.window_patience <= now;
         let head = self.head.filter(|(_, since)| late(*since)).map(|(chunk, _)| chunk);
         self.judge_at = Some(now + JUDGE_EVERY);
-        match self.edge.rate().per_second() {
+        match self.edge_rate() {
             None => Terms { everything: silent, probe: waiting_since + self.config.patience <= now, head },
             Some(edge) => {
                 Terms { everything: silent || self.peers_are_too_slow(waiting_since, edge), probe: false, head }
             }
         }
+    }
+
+    /// What the edge would bring if it were asked for all, bytes per second. Peers that are not done would ask it as well, on
+    /// the same grounds as this download, and get their part of what it can do.
+    fn edge_rate(&self) -> Option<f64> {
+        let rivals = self.peers.values().filter(|peer| !peer.have.is_full()).count();
+        Some(self.edge.rate().per_second()? / (1 + rivals) as f64)
     }
 
     fn peers_are_too_slow(&mut self, waiting_since: Instant, edge: f64) -> bool {
