@@ -3,7 +3,7 @@
 //! | key | default | what |
 //! |---|---|---|
 //! | `state` | `/var/lib/umbel/origin` | folder of what the node is and last knew |
-//! | `join` | | join token; needed for the first start only |
+//! | `join_token` | | join token; needed for the first start only |
 //! | `s3_listen` | `0.0.0.0:9000` | where S3 clients come |
 //! | `s3_plain` | `false` | plain HTTP there: for networks that are trusted |
 //! | `internal_listen` | `0.0.0.0:9443` | where edges come |
@@ -72,7 +72,7 @@ impl Config {
         let config = Self {
             store: settings.or("store", StoreUrl::Folder(state.join("store"))),
             state,
-            join: settings.optional("join"),
+            join: settings.optional("join_token"),
             s3_listen: settings.or("s3_listen", ([0, 0, 0, 0], 9000).into()),
             s3_plain: settings.or("s3_plain", false),
             internal_listen: settings.or("internal_listen", ([0, 0, 0, 0], 9443).into()),

@@ -121,7 +121,7 @@ impl Building<'_> {
 
     async fn origin(&mut self, api: &Api) -> anyhow::Result<()> {
         let folder = self.state.folder("origin")?;
-        let token = join_token(api, &folder, NodeRole::Origin).await?.replace("join_token", "join");
+        let token = join_token(api, &folder, NodeRole::Origin).await?;
         let text = format!(
             "state = {:?}\ns3_listen = \"{}\"\ninternal_listen = \"{}\"\nops_listen = \"{}\"\n\
              s3_url = \"https://localhost:{}\"\ninternal_url = \"https://localhost:{}\"\n{token}",
