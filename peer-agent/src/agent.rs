@@ -257,7 +257,8 @@ impl Agent {
         let target = Target::new(&request.url, request.grant.clone())?;
         let want_inline = !self.shared.store.holds_path(target.path());
         let opened = open::open(&self.shared.edges, &self.shared.me, &target, None, want_inline, None).await?;
-        let record = store::record(&opened.signed, &opened.site_key, &opened.site_id, &opened.home_edge, &opened.ticket.text);
+        let record =
+            store::record(&opened.signed, &opened.site_key, &opened.site_id, &opened.home_edge, &opened.ticket.text);
         let lease = self.shared.store.adopt(record, opened.manifest.clone()).await?;
         let inline = self.take_inline(&lease, &opened).await?;
         let (opener, manifest) = (opened.opener.clone(), lease.0.clone());
@@ -269,7 +270,15 @@ impl Agent {
             (Some(fetch), progress)
         };
         let streaming = request.priority == Priority::Streaming;
-        Ok(Download { store: self.shared.store.clone(), version: manifest, _lease: lease, opener, fetch, progress, streaming })
+        Ok(Download {
+            store: self.shared.store.clone(),
+            version: manifest,
+            _lease: lease,
+            opener,
+            fetch,
+            progress,
+            streaming,
+        })
     }
 
     /// Plaintext bytes that came inside the answer and were not held before.
@@ -278,7 +287,8 @@ impl Agent {
         if opened.inline.is_empty() || lease.0.held().contains(chunk) {
             return Ok(0);
         }
-        let arrival = Arrival { version: lease.0.clone(), chunk, sealed: opened.inline.clone(), ticket: opened.ticket.clone() };
+        let arrival =
+            Arrival { version: lease.0.clone(), chunk, sealed: opened.inline.clone(), ticket: opened.ticket.clone() };
         if !self.shared.store.write(arrival).await? {
             return Ok(0);
         }
@@ -376,7 +386,8 @@ impl Agent {
             from_edges: shared.traffic.edge.load(Ordering::Relaxed),
             from_peers: shared.traffic.peers.load(Ordering::Relaxed),
             to_peers: sent.map_or(0, |counters| counters.sent.load(Ordering::Relaxed)),
-            refused_tickets: sent.map_or(0, |counters| counters.refused.iter().map(|count| count.load(Ordering::Relaxed)).sum()),
+            refused_tickets: sent
+                .map_or(0, |counters| counters.refused.iter().map(|count| count.load(Ordering::Relaxed)).sum()),
             versions: shared.store.versions().len(),
             receipts_owed: shared.store.owed().len(),
             disk_used,
@@ -424,13 +435,8 @@ async fn open_store(config: &Config) -> Result<Store, StoreError> {
 /// Progress of a version that is all here.
 fn complete(version: &Version, inline: u64) -> watch::Receiver<Progress> {
     let total = version.manifest.layout().length();
-    let progress = Progress {
-        state: State::Complete,
-        total,
-        from_disk: total - inline,
-        from_edge: inline,
-        ..Progress::default()
-    };
+    let progress =
+        Progress { state: State::Complete, total, from_disk: total - inline, from_edge: inline, ..Progress::default() };
     watch::channel(progress).1
 }
 

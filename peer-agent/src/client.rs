@@ -54,7 +54,9 @@ impl LocalClient {
         let body = serde_json::to_vec(request).map_err(|error| lost(&error))?;
         let (response, connection) = self.send(Method::POST, "/v1/content", body).await?;
         let response = succeeded(response).await?;
-        let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let text = |name: &str| {
+            response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        };
         let (media_type, id) = (text(header::CONTENT_TYPE.as_str()), text(DOWNLOAD_FIELD));
         let length = text(header::CONTENT_LENGTH.as_str()).parse().map_err(|error| lost(&error))?;
         let (publish, progress) = watch::channel(Progress { total: length, ..Progress::default() });
@@ -69,7 +71,12 @@ impl LocalClient {
         serde_json::from_slice(&body).map_err(|error| lost(&error))
     }
 
-    async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), GetError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), GetError> {
         let stream = UnixStream::connect(socket_in(&self.state)).await.map_err(|error| lost(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| lost(&error))?;
         // Its error shows up in the response or the body.
@@ -101,7 +108,9 @@ async fn succeeded(response: Response<Incoming>) -> Result<Response<Incoming>, G
     }
     let status = response.status();
     let problem = serde_json::from_slice(&collect(response).await?);
-    Err(GetError::Remote(problem.unwrap_or_else(|_| Problem { code: "failed".into(), message: format!("status {status}") })))
+    Err(GetError::Remote(
+        problem.unwrap_or_else(|_| Problem { code: "failed".into(), message: format!("status {status}") }),
+    ))
 }
 
 /// The content; what went wrong, in the service's own words, if the body breaks off.

@@ -160,7 +160,10 @@ mod tests {
         let mut settings = Settings::parse("agent.toml", text, ENVIRONMENT_PREFIX, []);
         let config = Config::read(&mut settings, Path::new("/s"));
         settings.finish().unwrap();
-        assert_eq!((config.upload_rate, config.download_rate, config.disk_quota), (1_000_000, 2_000_000, 1_000_000_000));
+        assert_eq!(
+            (config.upload_rate, config.download_rate, config.disk_quota),
+            (1_000_000, 2_000_000, 1_000_000_000)
+        );
         assert_eq!((config.peers, config.relay, config.bind.len(), config.upload_slots), (false, false, 1, 3));
     }
 }

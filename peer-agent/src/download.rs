@@ -70,12 +70,20 @@ pub(crate) struct Petal {
 }
 
 /// Starts fetching what is missing. `petal`: none where this site or this agent shares with nobody.
-pub(crate) fn start(shared: &Arc<Shared>, target: Target, opened: Opened, lease: Lease, inline: u64, petal: Option<Petal>) -> Fetch {
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    target: Target,
+    opened: Opened,
+    lease: Lease,
+    inline: u64,
+    petal: Option<Petal>,
+) -> Fetch {
     let stop = shared.stop.child_token();
     let (want, wanted) = watch::channel(0..0);
     let mut tally = Tally::default();
     tally.count(Source::Edge, inline);
-    let (publish, progress) = watch::channel(Progress { total: lease.0.manifest.layout().length(), ..Progress::default() });
+    let (publish, progress) =
+        watch::channel(Progress { total: lease.0.manifest.layout().length(), ..Progress::default() });
     let shell = Shell::new(shared.clone(), target, opened, lease, publish, tally, stop.clone());
     shared.tasks.spawn(shell.run(petal, wanted));
     Fetch { progress, want, _until_dropped: stop.drop_guard() }
@@ -156,9 +164,7 @@ impl Shell {
 
     async fn run(mut self, petal: Option<Petal>, wanted: watch::Receiver<Range<u32>>) {
         let (mut petal, wants) = match petal {
-            Some(petal) => {
-                (Some((petal.news, petal.alone)), Some(petal.wants))
-            }
+            Some(petal) => (Some((petal.news, petal.alone)), Some(petal.wants)),
             None => {
                 self.plan.handle_alone(now());
                 (None, None)
@@ -260,7 +266,8 @@ impl Shell {
     }
 
     fn ask_edge(&mut self, chunk: ChunkIndex) {
-        let (edge, manifest, throttle) = (self.edge.clone(), self.manifest.clone(), self.shared.download_throttle.clone());
+        let (edge, manifest, throttle) =
+            (self.edge.clone(), self.manifest.clone(), self.shared.download_throttle.clone());
         let (asked, events) = (CancellationToken::new(), self.events.clone());
         self.asked.insert(chunk, asked.clone());
         let store = self.storing(Source::Edge, chunk, self.ticket.clone());
@@ -268,7 +275,8 @@ impl Shell {
             let length = manifest.layout().sealed_len(chunk).unwrap_or_default() as usize;
             let progress = events.clone();
             let id = manifest.id();
-            let fetching = edge.chunk(&id, chunk, length, &throttle, || drop(progress.try_send(Event::Receiving(chunk))));
+            let fetching =
+                edge.chunk(&id, chunk, length, &throttle, || drop(progress.try_send(Event::Receiving(chunk))));
             let fetched = tokio::select! { () = asked.cancelled() => return, fetched = fetching => fetched };
             match fetched {
                 Ok(sealed) => store(sealed).await,
@@ -278,7 +286,12 @@ impl Shell {
     }
 
     /// What is done with a chunk that came: verified, written, reported. Not called off any more.
-    fn storing(&self, source: Source, chunk: ChunkIndex, ticket: Arc<TicketText>) -> impl FnOnce(Bytes) -> Storing + use<> {
+    fn storing(
+        &self,
+        source: Source,
+        chunk: ChunkIndex,
+        ticket: Arc<TicketText>,
+    ) -> impl FnOnce(Bytes) -> Storing + use<> {
         let (version, store, events) = (self.lease.0.clone(), self.shared.store.clone(), self.events.clone());
         move |sealed| {
             Box::pin(async move {
@@ -404,7 +417,8 @@ impl Shell {
         let message = FromAgent { message: Some(Errand::Complaint(complaint)) };
         let fleet = self.shared.edges.fleet();
         let places = fleet.meeting_places(&self.lease.0.site_id, &self.lease.0.home_edge);
-        let home = places.iter().filter_map(|place| self.shared.edges.by_id(&place.id)).find(|edge| edge.current().is_some());
+        let home =
+            places.iter().filter_map(|place| self.shared.edges.by_id(&place.id)).find(|edge| edge.current().is_some());
         if let Some(home) = home {
             home.mention(message);
         }

@@ -124,7 +124,8 @@ impl Edge {
     pub(crate) async fn session(&self) -> Result<Session, EdgeError> {
         let mut state = self.state.clone();
         let settled = state.wait_for(|state| !matches!(state, SessionState::Connecting));
-        let settled = tokio::time::timeout(SESSION_PATIENCE, settled).await.map_err(|_| self.unreachable("no answer in time"))?;
+        let settled =
+            tokio::time::timeout(SESSION_PATIENCE, settled).await.map_err(|_| self.unreachable("no answer in time"))?;
         match &*settled.map_err(|_| self.unreachable("the agent is closing"))? {
             SessionState::Up(session) => Ok(session.clone()),
             SessionState::Down(error) => Err(error.clone()),
@@ -191,8 +192,16 @@ impl Edge {
             Code::PermissionDenied => EdgeError::Forbidden(message),
             Code::NotFound => EdgeError::NotFound(message),
             Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => EdgeError::Refused(message),
-            Code::Ok | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::AlreadyExists
-            | Code::ResourceExhausted | Code::Aborted | Code::Unimplemented | Code::Internal | Code::Unavailable
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::AlreadyExists
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
             | Code::DataLoss => self.unreachable(reason_of(status)),
         }
     }
@@ -257,7 +266,8 @@ impl Edge {
 
 fn authorized<M>(message: M, session: &Session) -> Result<tonic::Request<M>, EdgeError> {
     let mut request = tonic::Request::new(message);
-    let bearer = format!("Bearer {}", session.token).parse().map_err(|_| EdgeError::Refused("unusable session".into()))?;
+    let bearer =
+        format!("Bearer {}", session.token).parse().map_err(|_| EdgeError::Refused("unusable session".into()))?;
     request.metadata_mut().insert("authorization", bearer);
     Ok(request)
 }

@@ -49,7 +49,13 @@ struct Inner {
 }
 
 impl Edges {
-    pub(crate) fn new(state: &Path, identity: Identity, tls: ClientConfig, tasks: TaskTracker, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        state: &Path,
+        identity: Identity,
+        tls: ClientConfig,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         let (news, news_queue) = mpsc::channel(NEWS_QUEUE);
         let edges = Self(Arc::new(Inner {
             fleet: fleet::Known::load(state),
@@ -141,7 +147,8 @@ impl Edges {
 
     /// The edge of this node id: by the session that there is, or where the fleet says.
     pub(crate) fn by_id(&self, id: &str) -> Option<Edge> {
-        let open = self.known().values().find(|edge| edge.current().is_some_and(|session| session.edge_id == id)).cloned();
+        let open =
+            self.known().values().find(|edge| edge.current().is_some_and(|session| session.edge_id == id)).cloned();
         open.or_else(|| self.at(base(&self.fleet().by_id(id)?.public_url)?.as_str()).ok())
     }
 
@@ -217,7 +224,8 @@ fn authority(url: &Url) -> String {
 /// Where `url` leads: to itself. Names under `.localhost` (RFC 6761) need no DNS: they lead to the known edge on their port.
 fn access(url: &Url, known: &[String]) -> String {
     let exact = authority(url);
-    let is_local = matches!(url.host(), Some(Host::Domain(name)) if name == "localhost" || name.ends_with(".localhost"));
+    let is_local =
+        matches!(url.host(), Some(Host::Domain(name)) if name == "localhost" || name.ends_with(".localhost"));
     if !is_local || known.contains(&exact) {
         return exact;
     }

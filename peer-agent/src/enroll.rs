@@ -75,7 +75,7 @@ pub enum EnrolError {
     #[error(transparent)]
     NotAToken(#[from] NotAnInvitation),
     /// A token for servers.
-    #[error("this token is for servers: an agent needs one from `umbel admin token create --for agent`")]
+    #[error("this token is for servers: an agent needs one from `umbel admin token create agent`")]
     WrongPurpose,
     /// The CA is not usable.
     #[error("certificate of the installation")]
@@ -199,7 +199,8 @@ async fn poll(office: &Office, key: &SigningKey, device: &DeviceAuthorization) -
 }
 
 fn refused(refusal: TokenRefusal) -> EnrolError {
-    let description = if refusal.error_description.is_empty() { refusal.error.clone() } else { refusal.error_description };
+    let description =
+        if refusal.error_description.is_empty() { refusal.error.clone() } else { refusal.error_description };
     EnrolError::Refused { code: refusal.error, description }
 }
 
@@ -230,7 +231,11 @@ impl Office {
         self.post(TOKEN_PATH, request).await
     }
 
-    async fn post<A: DeserializeOwned>(&self, path: &str, form: &impl Serialize) -> Result<Result<A, TokenRefusal>, EnrolError> {
+    async fn post<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        form: &impl Serialize,
+    ) -> Result<Result<A, TokenRefusal>, EnrolError> {
         let unreachable = |reason: String| EnrolError::Unreachable { url: self.url.clone(), reason };
         let uri = client::join(&self.url, path).map_err(|error| unreachable(error.to_string()))?;
         let form = encode_form(form)?;
@@ -246,7 +251,8 @@ impl Office {
             .map_err(|_| unreachable("no answer in time".into()))?
             .map_err(|error| unreachable(crate::chain(&error)))?;
         let succeeded = answer.status().is_success();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|_| EnrolError::Answer)?.to_bytes();
+        let body =
+            Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|_| EnrolError::Answer)?.to_bytes();
         if succeeded {
             return serde_json::from_slice(&body).map(Ok).map_err(|_| EnrolError::Answer);
         }

@@ -19,9 +19,7 @@ pub(crate) enum FrameError {
 }
 
 /// The next message, or none at a clean end between two frames.
-pub(crate) async fn read<M: Message + Default>(
-    stream: &mut (impl AsyncRead + Unpin),
-) -> Result<Option<M>, FrameError> {
+pub(crate) async fn read<M: Message + Default>(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<M>, FrameError> {
     let Some(length) = read_length(stream).await? else { return Ok(None) };
     let body = read_exactly(stream, length).await?;
     M::decode(body).map(Some).map_err(|_| FrameError::Garbage)

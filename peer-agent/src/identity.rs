@@ -71,7 +71,8 @@ impl Identity {
     pub(crate) fn save(state: &Path, seed: [u8; 32], enrolled: Enrolled) -> Result<Self, IdentityError> {
         let fault = |source| IdentityError::Io { folder: state.to_owned(), source };
         files::replace(&state.join(KEY_FILE), &seed).map_err(fault)?;
-        let identity = Self { state: state.to_owned(), seed, enrolled: Arc::new(ArcSwap::from_pointee(enrolled.clone())) };
+        let identity =
+            Self { state: state.to_owned(), seed, enrolled: Arc::new(ArcSwap::from_pointee(enrolled.clone())) };
         identity.update(enrolled)?;
         Ok(identity)
     }

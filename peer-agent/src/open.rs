@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use umbel_content::{ChunkError, ChunkIndex, ContentKey, Manifest, ManifestError, ObjectPath, Opener, PathError, SignedManifest, VerifyingKey};
+use umbel_content::{
+    ChunkError, ChunkIndex, ContentKey, Manifest, ManifestError, ObjectPath, Opener, PathError, SignedManifest,
+    VerifyingKey,
+};
 use umbel_wire::{
     agent::{OpenReply, OpenRequest},
     token::{Ticket, TokenError},
@@ -173,7 +176,11 @@ mod tests {
 
     fn check(url: &str, expected: Result<&str, &str>) {
         let target = Target::new(url, None).map(|target| target.path.to_string());
-        assert_eq!(target.map_err(|error| error.to_string()), expected.map(str::to_owned).map_err(str::to_owned), "{url:.60}");
+        assert_eq!(
+            target.map_err(|error| error.to_string()),
+            expected.map(str::to_owned).map_err(str::to_owned),
+            "{url:.60}"
+        );
     }
 
     #[test]

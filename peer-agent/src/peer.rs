@@ -246,7 +246,12 @@ impl Link {
         tokio::select! { ended = up => ended, ended = down => ended }
     }
 
-    async fn command(&self, send: &mut SendStream, command: LinkCommand, asked: &Mutex<BTreeSet<u32>>) -> Result<(), LinkError> {
+    async fn command(
+        &self,
+        send: &mut SendStream,
+        command: LinkCommand,
+        asked: &Mutex<BTreeSet<u32>>,
+    ) -> Result<(), LinkError> {
         let message = match command {
             LinkCommand::Request(chunk) => {
                 asked.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk.get());
@@ -279,11 +284,7 @@ impl Link {
         Ok(())
     }
 
-    async fn chunk(
-        &self,
-        receive: &mut BufReader<RecvStream>,
-        head: &Chunk,
-    ) -> Result<LinkEvent, LinkError> {
+    async fn chunk(&self, receive: &mut BufReader<RecvStream>, head: &Chunk) -> Result<LinkEvent, LinkError> {
         let chunk = ChunkIndex::new(head.chunk);
         if self.manifest.layout().sealed_len(chunk) != Some(head.length) {
             return Err(LinkError::Protocol("sent a chunk of the wrong length".into()));
@@ -292,7 +293,8 @@ impl Link {
         while sealed.len() < head.length as usize {
             let piece = READ_BUFFER.min(head.length as usize - sealed.len());
             self.throttle.take(piece).await;
-            let bytes = frames::read_exactly(receive, piece).await.map_err(|error| LinkError::Lost(error.to_string()))?;
+            let bytes =
+                frames::read_exactly(receive, piece).await.map_err(|error| LinkError::Lost(error.to_string()))?;
             sealed.extend_from_slice(&bytes);
             self.report.tell(LinkEvent::Receiving(chunk)).await;
         }

@@ -8,9 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use umbel_content::{ChunkIndex, ChunkSet};
-use umbel_wire::agent::{
-    ChunkSet as WireSet, FromAgent, Have, Join, Leave, PeerAddress, from_agent::Message,
-};
+use umbel_wire::agent::{ChunkSet as WireSet, FromAgent, Have, Join, Leave, PeerAddress, from_agent::Message};
 
 use crate::{edge::Edge, edges::Edges, store::Version};
 
@@ -56,7 +54,11 @@ impl Presence {
             joined = self.settle(joined, patient).await;
             let connecting = joined.is_none() && patient;
             let pause = async {
-                if connecting { tokio::time::sleep_until(started + CONNECT_PATIENCE).await } else { std::future::pending().await }
+                if connecting {
+                    tokio::time::sleep_until(started + CONNECT_PATIENCE).await
+                } else {
+                    std::future::pending().await
+                }
             };
             tokio::select! {
                 () = self.stop.cancelled() => break,
@@ -94,7 +96,9 @@ impl Presence {
     /// Brings what the petal's edge knows up to date; moves there if it is another one now.
     async fn settle(&mut self, joined: Option<Joined>, patient: bool) -> Option<Joined> {
         let home = self.home(patient);
-        self.alone.send_if_modified(|alone| std::mem::replace(alone, home.is_none() && !patient) != (home.is_none() && !patient));
+        self.alone.send_if_modified(|alone| {
+            std::mem::replace(alone, home.is_none() && !patient) != (home.is_none() && !patient)
+        });
         let (edge, session) = home?;
         match joined {
             Some(mut joined) if joined.session == session && !self.moved(&joined) => {

@@ -150,7 +150,13 @@ impl Server {
         streams.shutdown().await;
     }
 
-    async fn stream(self: Arc<Self>, connection: Connection, remote: [u8; 32], mut send: SendStream, receive: RecvStream) {
+    async fn stream(
+        self: Arc<Self>,
+        connection: Connection,
+        remote: [u8; 32],
+        mut send: SendStream,
+        receive: RecvStream,
+    ) {
         let receive = BufReader::new(receive);
         let Err(error) = self.serve(&mut send, receive, &remote).await else { return };
         debug!(peer = hex::encode(&remote[..5]), %error, "stream ended");
@@ -173,7 +179,12 @@ impl Server {
         }
     }
 
-    async fn serve(&self, send: &mut SendStream, mut receive: BufReader<RecvStream>, remote: &[u8; 32]) -> Result<(), ServeError> {
+    async fn serve(
+        &self,
+        send: &mut SendStream,
+        mut receive: BufReader<RecvStream>,
+        remote: &[u8; 32],
+    ) -> Result<(), ServeError> {
         let begin = tokio::time::timeout(BEGIN_TIMEOUT, read(&mut receive)).await;
         let begin = begin.map_err(|_| ServeError::Lost("no word in time".into()))??;
         let Some(Up::Begin(begin)) = begin else { return Err(ServeError::Protocol("no Begin".into())) };
@@ -225,7 +236,12 @@ impl Server {
         tokio::select! { ended = reading => ended, ended = writing => ended }
     }
 
-    async fn read_wishes(&self, mut receive: BufReader<RecvStream>, admission: &Admission, wishes: &Wishes) -> Result<(), ServeError> {
+    async fn read_wishes(
+        &self,
+        mut receive: BufReader<RecvStream>,
+        admission: &Admission,
+        wishes: &Wishes,
+    ) -> Result<(), ServeError> {
         loop {
             match read(&mut receive).await? {
                 Some(Up::Request(request)) => wishes.add(request.chunk)?,
@@ -272,7 +288,12 @@ impl Server {
         }
     }
 
-    async fn send_chunk(&self, send: &mut SendStream, admission: &Admission, chunk: ChunkIndex) -> Result<(), ServeError> {
+    async fn send_chunk(
+        &self,
+        send: &mut SendStream,
+        admission: &Admission,
+        chunk: ChunkIndex,
+    ) -> Result<(), ServeError> {
         let version = &admission.version;
         if unix_now() >= admission.ticket.expires {
             return Err(ServeError::Refused(Reason::Expired));
@@ -354,7 +375,13 @@ impl Wishes {
 }
 
 /// Whether `text` lets `receiver` fetch from `sender`, and what.
-pub(crate) fn admit(text: &str, edges: &KeySet, receiver: &[u8; 32], sender: &[u8; 32], now: u64) -> Result<Ticket, Reason> {
+pub(crate) fn admit(
+    text: &str,
+    edges: &KeySet,
+    receiver: &[u8; 32],
+    sender: &[u8; 32],
+    now: u64,
+) -> Result<Ticket, Reason> {
     let ticket = Ticket::verify(text, edges, now).map_err(|error| match error {
         TokenError::Expired => Reason::Expired,
         TokenError::Malformed
@@ -369,7 +396,11 @@ pub(crate) fn admit(text: &str, edges: &KeySet, receiver: &[u8; 32], sender: &[u
     Ok(ticket)
 }
 
-async fn announce(send: &mut SendStream, announced: &ChunkSet, held: Arc<ChunkSet>) -> Result<Arc<ChunkSet>, ServeError> {
+async fn announce(
+    send: &mut SendStream,
+    announced: &ChunkSet,
+    held: Arc<ChunkSet>,
+) -> Result<Arc<ChunkSet>, ServeError> {
     let added: Vec<u32> = held.iter_difference(announced).map(ChunkIndex::get).collect();
     for added in added.chunks(MAX_ADDED) {
         write(send, frame(Down::Have(Have { added: added.to_vec() }))).await?;

@@ -72,7 +72,7 @@ pub enum ServiceError {
 /// What went wrong, as the local API tells it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Problem {
-    /// `bad_request`, `grant_missing`, `forbidden`, `not_found`, `unreachable`, `membership`, `storage`, `failed`.
+    /// `bad_request`, `grant_missing`, `forbidden`, `not_found`, `unreachable`, `membership`, `storage`, `unverified`, `failed`.
     pub code: String,
     /// For people.
     pub message: String,
@@ -112,7 +112,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let state = config.state.clone();
     // The state folder's lock comes first: whoever holds it owns the socket.
     let agent = Arc::new(Agent::start(config).await?);
-    let socket = listen(&state).map_err(|source| ServiceError::Socket { path: socket_in(&state).display().to_string(), source })?;
+    let socket = listen(&state)
+        .map_err(|source| ServiceError::Socket { path: socket_in(&state).display().to_string(), source })?;
     info!(agent = hex::encode(&agent_id(&agent)[..5]), socket = %socket_in(&state).display(), "agent runs");
     serve(agent.clone(), socket, shutdown).await;
     // A socket that nobody listens on would only confuse.
@@ -247,12 +248,10 @@ pub(crate) fn classify(error: &GetError) -> (StatusCode, &'static str) {
             EdgeError::Refused(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         },
         GetError::Store(StoreError::Quota { .. } | StoreError::Io(_)) => (StatusCode::INSUFFICIENT_STORAGE, "storage"),
-        GetError::Open(OpenError::Manifest(_) | OpenError::Ticket(_) | OpenError::Chunk(_) | OpenError::Answer(_)) => {
-            (StatusCode::BAD_GATEWAY, "failed")
-        }
+        GetError::Open(OpenError::Manifest(_) | OpenError::Ticket(_) | OpenError::Chunk(_) | OpenError::Answer(_))
+        | GetError::Decrypt(_) => (StatusCode::BAD_GATEWAY, "unverified"),
         GetError::Store(StoreError::InUse | StoreError::Index(_) | StoreError::NotHeld(_) | StoreError::Closed)
         | GetError::Failed(_)
-        | GetError::Decrypt(_)
         | GetError::Save { .. }
         | GetError::Remote(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
     }

@@ -236,7 +236,10 @@ impl Store {
 
     /// Whether the current content of this path of this site is likely held.
     pub(crate) fn holds_path(&self, path: &str) -> bool {
-        self.shared.versions().values().any(|version| version.manifest.path().as_str() == path && !version.held().is_empty())
+        self.shared
+            .versions()
+            .values()
+            .any(|version| version.manifest.path().as_str() == path && !version.held().is_empty())
     }
 
     /// Makes room for a version and takes it in, or finds it again. Its chunks are then written with [`Store::write`].

@@ -74,7 +74,8 @@ impl Links {
 
     fn dial(&mut self, offer: PeerOffer) -> Result<(), &'static str> {
         let dialer = self.shared.dialer.clone().ok_or("this agent does not share")?;
-        let address = offer.address.as_ref().and_then(|address| endpoint::address_of(address, self.shared.config.relay));
+        let address =
+            offer.address.as_ref().and_then(|address| endpoint::address_of(address, self.shared.config.relay));
         let address = address.ok_or("no usable address")?;
         let peer = *address.id.as_bytes();
         if peer == self.shared.me || self.peers.contains_key(&peer) {

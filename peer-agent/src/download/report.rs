@@ -60,7 +60,9 @@ impl Shell {
 
     fn stall(&self) -> Option<String> {
         Some(match self.plan.progress().stall? {
-            Stall::EdgeUnreachable { failures, .. } => format!("edge {} failed {failures} times in a row", self.edge.url),
+            Stall::EdgeUnreachable { failures, .. } => {
+                format!("edge {} failed {failures} times in a row", self.edge.url)
+            }
             Stall::WaitingForPeers => format!("waiting for {} peers", self.links.len()),
         })
     }

@@ -1,7 +1,10 @@
 //! Keeps a session open: hello, challenge, proof, welcome; then errands up and news down until the stream ends; then again.
 
 use std::{
-    sync::{Arc, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 

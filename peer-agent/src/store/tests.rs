@@ -52,7 +52,8 @@ async fn write(store: &Store, lease: &Lease, sample: &Sample, chunk: u32, number
 }
 
 fn owed(store: &Store) -> Vec<(u8, u64, u64)> {
-    let mut owed: Vec<_> = store.owed().iter().map(|ticket| (ticket.id[0], ticket.bytes, ticket.acknowledged)).collect();
+    let mut owed: Vec<_> =
+        store.owed().iter().map(|ticket| (ticket.id[0], ticket.bytes, ticket.acknowledged)).collect();
     owed.sort_unstable();
     owed
 }

@@ -106,10 +106,13 @@ impl Writer {
     }
 
     fn write_file(&self, batch: &mut Batch, arrival: &Arrival) -> io::Result<()> {
-        let offset = arrival.version.manifest.layout().sealed_offset(arrival.chunk).ok_or(io::ErrorKind::InvalidInput)?;
+        let offset =
+            arrival.version.manifest.layout().sealed_offset(arrival.chunk).ok_or(io::ErrorKind::InvalidInput)?;
         let file = match batch.files.entry(arrival.version.id) {
             std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
-            std::collections::btree_map::Entry::Vacant(none) => none.insert(self.shared.blobs.writable(&arrival.version.id)?),
+            std::collections::btree_map::Entry::Vacant(none) => {
+                none.insert(self.shared.blobs.writable(&arrival.version.id)?)
+            }
         };
         file.write_all_at(&arrival.sealed, offset)
     }

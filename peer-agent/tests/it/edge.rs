@@ -21,8 +21,8 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use umbel_content::{
-    ChunkIndex, ChunkLayout, ChunkName, ContentKey, Draft, Manifest, ManifestId, ObjectPath, Sealer, SignedManifest, SigningKey,
-    VerifyingKey, VersionId,
+    ChunkIndex, ChunkLayout, ChunkName, ContentKey, Draft, Manifest, ManifestId, ObjectPath, Sealer, SignedManifest,
+    SigningKey, VerifyingKey, VersionId,
 };
 use umbel_service::{
     listen::{Limits, Listener},
@@ -32,8 +32,8 @@ use umbel_service::{
 use umbel_wire::{
     CHUNKS_PATH,
     agent::{
-        Challenge, ChunkSet as WireSet, Complaint, Edge as WireEdge, Fleet, FromAgent, FromEdge, Introduction, Join, OpenReply,
-        OpenRequest, PeerAddress, PeerOffer, Receipt, ReportReply, ReportRequest, Share, Welcome,
+        Challenge, ChunkSet as WireSet, Complaint, Edge as WireEdge, Fleet, FromAgent, FromEdge, Introduction, Join,
+        OpenReply, OpenRequest, PeerAddress, PeerOffer, Receipt, ReportReply, ReportRequest, Share, Welcome,
         agents_server::{Agents, AgentsServer},
         from_agent::Message as Up,
         from_edge::Message as Down,
@@ -126,7 +126,8 @@ impl Running {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Some(tls), limits).await.unwrap();
         let url = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
         edge.0.url.set(url.clone()).unwrap();
-        let chunks = Router::new().route(&format!("{CHUNKS_PATH}/{{id}}/{{index}}"), get(chunk)).with_state(edge.clone());
+        let chunks =
+            Router::new().route(&format!("{CHUNKS_PATH}/{{id}}/{{index}}"), get(chunk)).with_state(edge.clone());
         let app = tonic::service::Routes::new(AgentsServer::new(edge.clone())).into_axum_router().merge(chunks);
         let stop = CancellationToken::new();
         let task = tokio::spawn(listener.serve(app, stop.clone()));
@@ -186,7 +187,9 @@ impl Running {
     /// Bytes by edges and bytes by peers, as receipts say.
     pub(crate) fn received(&self) -> (u64, u64) {
         let receipts = self.edge.0.receipts.lock().unwrap();
-        let sum = |by_peer: bool| receipts.values().filter(|(_, sender)| sender.is_some() == by_peer).map(|(bytes, _)| bytes).sum();
+        let sum = |by_peer: bool| {
+            receipts.values().filter(|(_, sender)| sender.is_some() == by_peer).map(|(bytes, _)| bytes).sum()
+        };
         (sum(false), sum(true))
     }
 }
@@ -198,7 +201,8 @@ fn certificate() -> (String, LiveCertificate) {
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let leaf =
+        CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap().signed_by(&key, &issuer).unwrap();
     let live = LiveCertificate::from_pem(&leaf.pem(), &key.serialize_pem()).unwrap();
     (ca_pem, live)
 }
@@ -209,7 +213,8 @@ fn seal(site_key: &SigningKey, path: &str, plain: Vec<u8>, number: u8) -> Object
     let layout = ChunkLayout::new(plain.len() as u64, CHUNK as u32).unwrap();
     let sealer = Sealer::new(&key, version);
     let chunks = plain.chunks(CHUNK).zip(0..);
-    let sealed: Vec<Bytes> = chunks.map(|(plain, index)| sealer.seal(ChunkIndex::new(index), plain.to_vec()).into()).collect();
+    let sealed: Vec<Bytes> =
+        chunks.map(|(plain, index)| sealer.seal(ChunkIndex::new(index), plain.to_vec()).into()).collect();
     let draft = Draft {
         site: "site".parse().unwrap(),
         path: ObjectPath::from_decoded(path).unwrap(),
@@ -296,7 +301,11 @@ impl Edge {
         }
         let token = format!("session-{}", self.0.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         self.0.sessions.lock().unwrap().insert(token.clone(), (membership.agent, down.clone()));
-        say(&down, Down::Welcome(Welcome { session: token, fleet: Some(self.fleet()), observed_address: String::new() })).await;
+        say(
+            &down,
+            Down::Welcome(Welcome { session: token, fleet: Some(self.fleet()), observed_address: String::new() }),
+        )
+        .await;
         while let Some(message) = next(&mut up).await {
             self.hear(membership.agent, message, &down).await;
         }
@@ -350,8 +359,13 @@ impl Edge {
             let share = umbel_content::ChunkSet::from_indices(chunks, mine);
             let chunks = Some(WireSet { bitmap: share.to_bitmap().into() });
             messages.push((outbox.clone(), Down::Share(Share { manifest_id: id.clone(), chunks })));
-            let others = petal.members.iter().filter(|(other, _)| *other != *agent).map(|(other, (join, _))| (*other, join.address.clone().unwrap()));
-            let strangers = stranger.iter().map(|address| (<[u8; 32]>::try_from(address.peer.as_ref()).unwrap(), address.clone()));
+            let others = petal
+                .members
+                .iter()
+                .filter(|(other, _)| *other != *agent)
+                .map(|(other, (join, _))| (*other, join.address.clone().unwrap()));
+            let strangers =
+                stranger.iter().map(|address| (<[u8; 32]>::try_from(address.peer.as_ref()).unwrap(), address.clone()));
             let offer = |(peer, address)| PeerOffer {
                 address: Some(address),
                 ticket: self.ticket(**agent, Some(peer), manifest).sign(&self.0.signer),

@@ -70,7 +70,10 @@ async fn a_lone_agent_gets_every_size_and_owes_every_byte_once() {
     reported(&installed.agent).await;
     let total: usize = sizes.iter().sum();
     assert_eq!(edge.received(), (total as u64, 0));
-    assert!(edge.edge.0.served.lock().unwrap().values().all(|times| *times <= 3), "one for each object of several chunks");
+    assert!(
+        edge.edge.0.served.lock().unwrap().values().all(|times| *times <= 3),
+        "one for each object of several chunks"
+    );
     installed.agent.close().await;
     edge.stop().await;
 }
@@ -226,7 +229,8 @@ async fn the_service_serves_programs_on_this_machine() {
         }
     });
     let local = local.await.unwrap();
-    let mut transfer = local.get(&GetRequest { priority: Priority::Streaming, ..request(&edge, "/large") }).await.unwrap();
+    let mut transfer =
+        local.get(&GetRequest { priority: Priority::Streaming, ..request(&edge, "/large") }).await.unwrap();
     assert_eq!((transfer.length(), transfer.media_type()), (object.plain.len() as u64, "application/octet-stream"));
     let file = state.path().join("saved");
     transfer.save_to(&file).await.unwrap();
@@ -259,7 +263,8 @@ async fn the_service_serves_programs_on_this_machine() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_peer_costs_nothing_but_time() {
-    for kind in [strangers::Kind::Corrupt, strangers::Kind::Garbage, strangers::Kind::Silent, strangers::Kind::HangsUp] {
+    for kind in [strangers::Kind::Corrupt, strangers::Kind::Garbage, strangers::Kind::Silent, strangers::Kind::HangsUp]
+    {
         let edge = Running::start().await;
         let object = edge.publish("/large", 24 * CHUNK);
         let stranger = strangers::Stranger::start(kind, object.clone()).await;
@@ -276,7 +281,8 @@ async fn a_bad_peer_costs_nothing_but_time() {
         reported(&installed.agent).await;
         assert_eq!(edge.received(), (object.plain.len() as u64, 0), "{kind:?}");
         installed.agent.close().await;
-        let reasons: BTreeSet<i32> = edge.edge.0.complaints.lock().unwrap().iter().map(|complaint| complaint.reason).collect();
+        let reasons: BTreeSet<i32> =
+            edge.edge.0.complaints.lock().unwrap().iter().map(|complaint| complaint.reason).collect();
         assert!(kind.complaints().is_superset(&reasons), "{kind:?}: {reasons:?}");
         let certain = matches!(kind, strangers::Kind::Corrupt | strangers::Kind::Garbage);
         assert!(!certain || !reasons.is_empty(), "{kind:?} is reported");

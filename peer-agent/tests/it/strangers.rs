@@ -1,10 +1,6 @@
 //! Peers that no agent of ours would be: they send what is wrong, or nothing, or ask with bad tickets.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr,
@@ -19,8 +15,8 @@ use umbel_wire::{
     PEER_ALPN,
     agent::{ChunkSet as WireSet, PeerAddress, complaint::Reason},
     peer::{
-        Accept, Begin, Chunk, FromReceiver, FromSender, Request, from_receiver::Message as Up, from_sender::Message as Down,
-        refuse,
+        Accept, Begin, Chunk, FromReceiver, FromSender, Request, from_receiver::Message as Up,
+        from_sender::Message as Down, refuse,
     },
     token::Ticket,
 };
@@ -180,10 +176,17 @@ fn begin(ticket: String) -> Vec<u8> {
 }
 
 /// Each row: a ticket that is not good, and the reason that the sender gives.
-pub(crate) async fn check_refusals(edge: &Running, agent: &Agent, sender: [u8; 32], held: &Manifest, not_held: &Manifest) {
+pub(crate) async fn check_refusals(
+    edge: &Running,
+    agent: &Agent,
+    sender: [u8; 32],
+    held: &Manifest,
+    not_held: &Manifest,
+) {
     let endpoint = endpoint(201).await;
     let me = *SigningKey::from_seed(&[201; 32]).verifying_key().as_bytes();
-    let addresses = agent.status().address.iter().map(|text| TransportAddr::Ip(text.parse().unwrap())).collect::<Vec<_>>();
+    let addresses =
+        agent.status().address.iter().map(|text| TransportAddr::Ip(text.parse().unwrap())).collect::<Vec<_>>();
     let address = EndpointAddr::from_parts(EndpointId::from_bytes(&sender).unwrap(), addresses);
     let good = edge.ticket(me, Some(sender), held);
     let signed = |ticket: Ticket| begin(edge.sign(&ticket));
@@ -200,15 +203,20 @@ pub(crate) async fn check_refusals(edge: &Running, agent: &Agent, sender: [u8; 3
     ];
     for (name, first, expected) in table {
         let connection = endpoint.connect(address.clone(), PEER_ALPN).await.unwrap();
-        let answers = tokio::time::timeout(Duration::from_secs(20), answer(&connection, &first, &[])).await.expect(name);
+        let answers =
+            tokio::time::timeout(Duration::from_secs(20), answer(&connection, &first, &[])).await.expect(name);
         assert!(matches!(&answers[..], [Down::Refuse(refusal)] if refusal.reason() == expected), "{name}: {answers:?}");
     }
     // Good for two chunks, not for a third, nor for a second stream.
     let connection = endpoint.connect(address.clone(), PEER_ALPN).await.unwrap();
     let small = signed(Ticket { max_bytes: 2 * crate::edge::CHUNK as u64, ..edge.ticket(me, Some(sender), held) });
     let answers = answer(&connection, &small, &[0, 1, 2]).await;
-    let over = |message: &Down| matches!(message, Down::Refuse(refusal) if refusal.reason() == refuse::Reason::OverLimit);
-    assert!(matches!(&answers[..], [Down::Accept(_), Down::Chunk(_), Down::Chunk(_), last] if over(last)), "{answers:?}");
+    let over =
+        |message: &Down| matches!(message, Down::Refuse(refusal) if refusal.reason() == refuse::Reason::OverLimit);
+    assert!(
+        matches!(&answers[..], [Down::Accept(_), Down::Chunk(_), Down::Chunk(_), last] if over(last)),
+        "{answers:?}"
+    );
     assert!(over(&answer(&connection, &small, &[]).await[0]));
     endpoint.close().await;
 }
