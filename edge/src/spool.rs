@@ -2,7 +2,7 @@
 //!
 //! A segment's number *is* its batch's number: `N.open` is appended to, `N.sealed` never changes again, and only sealed
 //! segments are sent. There is always an open segment, so the count survives when everything else was acknowledged. A
-//! write reaches the kernel before [`Spool::append`] returns and so survives the end of the process; [`Spool::durable`]
+//! write reaches the kernel before [`Spool::served`] returns and so survives the end of the process; [`Spool::received`]
 //! waits for the disk. A record is in exactly one segment, so it is counted once.
 
 use std::{
