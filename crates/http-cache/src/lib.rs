@@ -4,7 +4,7 @@
 //! Everything here is a pure function of request, representation and time: no clock is read, nothing is sent. Where the
 //! representation comes from, who may read it and how its bytes get out is for the edge to do.
 //!
-//! Start at [`decide`], which plans a whole answer; the other modules are its stations in order.
+//! Start at [`decide()`], which plans a whole answer; the other modules are its stations in order.
 
 mod cache_status;
 mod date;
