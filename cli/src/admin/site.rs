@@ -27,7 +27,7 @@ pub(super) enum Command {
         #[arg(long)]
         public: bool,
     },
-    /// Delete a site and all that is in it
+    /// Delete a site: nobody can read or write it any more
     Delete { name: String },
 }
 

@@ -39,7 +39,9 @@ async fn a_server_that_outlived_its_owner_is_stopped() {
     let run = home.join("run");
     let data = home.join("data");
     let mut orphan = programs.postgres(owner.as_ref(), &home, &data, &run, Durability::Disposable).unwrap();
-    while !data.join("postmaster.pid").exists() {
+    // What is left behind is a server that serves: its lock file says so.
+    let serves = || fs::read_to_string(data.join("postmaster.pid")).is_ok_and(|text| text.contains("ready"));
+    while !serves() {
         assert_eq!(orphan.try_wait().unwrap(), None);
         tokio::task::yield_now().await;
     }
