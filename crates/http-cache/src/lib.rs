@@ -1,25 +1,58 @@
-//! What the HTTP answer for an immutable representation is: preconditions and ranges (RFC 9110), freshness and age (RFC 9111), and
-//! `Cache-Status` (RFC 9211).
+//! What a shared HTTP cache decides: what may be stored and answered from store (RFC 9111, RFC 5861, RFC 8246, RFC 9213), what the answer is
+//! (preconditions and ranges, RFC 9110), and how it tells what it did (`Cache-Status`, RFC 9211).
 //!
-//! Everything here is a pure function of request, representation and time: no clock is read, nothing is sent. Where the
-//! representation comes from, who may read it and how its bytes get out is for the edge to do.
+//! Everything here is a pure function of request, response, stored metadata, policy and time: no clock is read, nothing is sent, no body is
+//! touched. Where bodies lie, who may read them, and who waits for whom is for the edge to do.
 //!
-//! Start at [`decide()`], which plans a whole answer; the other modules are its stations in order.
+//! Content that is uploaded, and so immutable, is answered by [`decide()`]. For content pulled from a server, follow a request: [`reuse()`]
+//! looks at what is stored; a response that comes goes through [`storable()`], or [`updated_by_304()`] and [`updated_by_head()`]; a failure
+//! through [`on_error()`]; a change through [`invalidates()`]; and what is to be sent comes from [`answer()`]. `docs/design/http-caching.md`
+//! argues the decisions.
 
+mod age;
+mod answer;
+mod cache_control;
 mod cache_status;
+mod conditions;
 mod date;
 mod decide;
 mod freshness;
+mod hop_by_hop;
+mod invalidate;
+mod list;
 mod multipart;
+mod partial;
+mod policy;
 mod preconditions;
 mod range;
+mod reuse;
+mod revalidate;
+mod stale;
+mod store;
+mod stored;
+mod targeted;
+mod uri;
 mod validators;
+mod vary;
 
+pub use age::Exchange;
+pub use answer::answer;
+pub use cache_control::{MAX_SECONDS, RequestDirectives, ResponseDirectives, Scope};
 pub use cache_status::{CacheStatus, Forward};
 pub use date::{http_date, parse_http_date};
 pub use decide::{Body, Plan, Representation, decide};
 pub use freshness::Freshness;
-pub use multipart::{Boundary, BoundaryError, MultipartFraming, Part};
+pub use hop_by_hop::strip_hop_by_hop;
+pub use invalidate::invalidates;
+pub use multipart::{Boundary, BoundaryError, MultipartFraming, Part as MultipartPart};
+pub use partial::{Piece, assemble, parse_content_range};
+pub use policy::{Heuristic, Policy, SetCookie};
 pub use preconditions::{Precondition, evaluate};
 pub use range::{MAX_RANGES, RangeOutcome, content_range, select};
+pub use reuse::{Content, Reuse, StaleReason, content, reuse};
+pub use revalidate::{Conditional, Updated, updated_by_304, updated_by_head};
+pub use stale::{Failure, on_error};
+pub use store::{Uncacheable, replaces, storable};
+pub use stored::{DecodeError, MAX_ENCODED, Part, Stored, TooLarge};
 pub use validators::{ETag, ETagError, Validators};
+pub use vary::accept_encoding;

@@ -79,7 +79,7 @@ fn is_date_of(condition: &HeaderValue, validators: &Validators) -> bool {
 }
 
 /// The date in a field, if there is one such field and it holds a date. Otherwise its condition is to be ignored.
-fn only_date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+pub(crate) fn only_date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut fields = headers.get_all(name).iter();
     match (fields.next(), fields.next()) {
         (Some(field), None) => parse_http_date(field),

@@ -88,6 +88,21 @@ impl<'a> RequestTag<'a> {
         allowed.then(|| (Self { weak, opaque: &opaque[..end] }, &opaque[end + 1..]))
     }
 
+    /// RFC 9110, section 8.8.3.2: the same as the tag of a stored response, whether weak or strong.
+    pub(crate) fn is_weakly(&self, other: &RequestTag<'_>) -> bool {
+        self.opaque == other.opaque
+    }
+
+    /// RFC 9110, section 8.8.3.2: both strong and the same.
+    pub(crate) fn is_strongly(&self, other: &RequestTag<'_>) -> bool {
+        !self.weak && !other.weak && self.opaque == other.opaque
+    }
+
+    /// The one tag that a field holds.
+    pub(crate) fn only(field: &'a HeaderValue) -> Option<Self> {
+        Self::read(field.as_bytes().trim_ascii()).filter(|(_, rest)| rest.is_empty()).map(|(tag, _)| tag)
+    }
+
     /// RFC 9110, section 8.8.3.2: both strong and the same.
     pub(crate) fn matches_strongly(&self, etag: &ETag) -> bool {
         !self.weak && self.matches_weakly(etag)
