@@ -12,17 +12,29 @@ NEXTEST_VERSION := 0.9
 # What the demo runs with, and what its build needs: aws-lc is C.
 DEMO_PACKAGES := postgresql build-essential pkg-config curl ca-certificates
 TEST_PACKAGES := rclone s3cmd python3-venv
+CONFORMANCE_PACKAGES := nodejs npm nginx varnish python3
 
-.PHONY: help demo deps test check fmt clippy doc purity nextest test-deps
+.PHONY: help demo conformance deps kill9 test check fmt clippy doc purity nextest test-deps
 
 help:
 	@echo "make demo    a whole network on this machine, with real content going through it"
 	echo "make test    everything that CI runs"
 	echo "make check   formatting, lints, documentation, dependencies between crates"
+	echo "make conformance  npm's http-cache-tests through an edge and an origin, beside nginx and varnish"
+	echo "make kill9   a transfer during which 20 processes are killed: no byte wrong, none counted twice or not at all"
 
 demo: deps
 	$(CARGO) build --release -p umbel
 	exec target/release/umbel demo $(ARGS)
+
+kill9: deps
+	$(CARGO) build --release -p umbel
+	exec bench/kill9 $(ARGS)
+
+conformance: deps
+	@tests/install.sh $(CONFORMANCE_PACKAGES)
+	$(CARGO) build --release -p umbel
+	tests/conformance/run target/release/umbel
 
 deps:
 	@tests/install.sh $(DEMO_PACKAGES)
