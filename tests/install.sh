@@ -7,7 +7,9 @@ for package in "$@"; do
     case $package in
         # A Postgres of another kind does, wherever its programs are.
         postgresql) command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=("$package") ;;
-        rclone | s3cmd | curl) command -v "$package" >/dev/null || missing+=("$package") ;;
+        nodejs) command -v node >/dev/null || missing+=("$package") ;;
+        varnish) command -v varnishd >/dev/null || missing+=("$package") ;;
+        nginx | npm | python3 | rclone | s3cmd | curl) command -v "$package" >/dev/null || missing+=("$package") ;;
         pkg-config) command -v pkg-config >/dev/null || missing+=("$package") ;;
         build-essential) command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null || missing+=("$package") ;;
         ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki ] || missing+=("$package") ;;

@@ -2,8 +2,9 @@
 
 use std::{fmt, path::PathBuf};
 
-use clap::{Args, Subcommand};
-use serde::Serialize;
+use anyhow::Context;
+use clap::{Args, Subcommand, builder::TypedValueParser};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{rest, rest::Api, runtime, settings, show};
@@ -26,7 +27,7 @@ pub(crate) struct AdminArgs {
     access: Access,
     /// Print JSON
     #[arg(long, global = true)]
-    json: bool,
+    pub(crate) json: bool,
     #[command(subcommand)]
     subject: Subject,
 }
@@ -66,6 +67,7 @@ enum Subject {
 
 /// Where the control plane is, and with what to log in.
 #[derive(Args)]
+#[command(next_help_heading = "Access")]
 struct Access {
     #[arg(
         help = "The control plane, e.g. https://control.example.net:7440",
@@ -106,6 +108,14 @@ impl Access {
     }
 }
 
+/// Takes a word of the API on the command line; `words` are those it may be, for help and completion.
+fn one_of<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+    words: &[&'static str],
+) -> impl TypedValueParser<Value = T> {
+    clap::builder::PossibleValuesParser::new(words.iter().copied())
+        .try_map(|word| serde_json::from_value::<T>(Value::String(word)))
+}
+
 /// The API, and how its answers are shown.
 #[derive(Debug)]
 struct Session {
@@ -135,48 +145,38 @@ impl AdminArgs {
 
 impl Session {
     /// GETs a list and shows it.
-    async fn list(&self, path: &str, columns: &[show::Column]) -> anyhow::Result<()> {
+    async fn list<T: DeserializeOwned>(&self, path: &str, columns: &[show::Column<T>]) -> anyhow::Result<()> {
         let list = self.api.get(path).await?;
         if self.json {
-            show::json(&list)
-        } else {
-            show::rows(&list, columns)
+            return show::json(&list);
         }
-        Ok(())
+        let list: Vec<T> = serde_json::from_value(list).context("the control plane's list makes no sense")?;
+        show::rows(&list, columns)
     }
 
     /// GETs one thing and shows it.
     async fn one(&self, path: &str) -> anyhow::Result<()> {
-        let answer = self.api.get(path).await?;
-        self.show(&answer);
-        Ok(())
+        self.show(&self.api.get(path).await?)
     }
 
     /// Sends `body` and shows the answer.
     async fn send(&self, method: reqwest::Method, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
-        let answer = self.api.call(method, path, Some(serde_json::to_value(body)?)).await?;
-        self.show(&answer);
-        Ok(())
+        self.show(&self.api.call(method, path, Some(serde_json::to_value(body)?)).await?)
     }
 
     /// DELETEs; `what` is gone then.
     async fn delete(&self, path: &str, what: &str) -> anyhow::Result<()> {
         let answer = self.api.call(reqwest::Method::DELETE, path, None).await?;
-        if answer.is_null() && !self.json {
-            println!("deleted {what}")
-        } else {
-            self.show(&answer)
-        }
-        Ok(())
+        if answer.is_null() && !self.json { show::line(format_args!("deleted {what}")) } else { self.show(&answer) }
     }
 
-    fn show(&self, answer: &Value) {
+    fn show(&self, answer: &Value) -> anyhow::Result<()> {
         if self.json {
-            show::json(answer);
+            show::json(answer)
         } else if answer.is_null() {
-            println!("done");
+            show::line("done")
         } else {
-            show::fields(answer);
+            show::fields(answer)
         }
     }
 }

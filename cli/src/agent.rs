@@ -12,8 +12,14 @@ use crate::{
     exit::{Failure, Status},
     runtime,
     serve::ServiceArgs,
-    show,
+    settings, show,
 };
+
+/// Where `umbel agent enroll` finds its token, if it is not an argument.
+pub(crate) const ENROLMENT_TOKEN: &str = "UMBEL_ENROLMENT_TOKEN";
+
+const HOW_TO_ENROLL: &str = "give --token (an admin gets one from `umbel admin token create agent`), or --control-plane and \
+                             --ca to be shown a code that an admin approves";
 
 /// What `umbel agent` takes.
 #[derive(Debug, Subcommand)]
@@ -21,7 +27,7 @@ pub(crate) enum AgentCommand {
     /// Make this machine a member: with a token, or with a code that a person approves
     Enroll(EnrollArgs),
     /// Run in the background: other commands then fetch through it, and peers are served
-    Run(ServiceArgs),
+    Run(RunArgs),
     /// How the agent that runs in the background is
     Status(FaceArgs),
     /// Drop all content that it keeps and that is not in use
@@ -34,11 +40,11 @@ pub(crate) enum AgentCommand {
 pub(crate) struct EnrollArgs {
     #[command(flatten)]
     place: Place,
-    /// An enrolment token, from `umbel admin token create agent`
-    #[arg(long, value_name = "TOKEN", env = "UMBEL_ENROLMENT_TOKEN", hide_env_values = true)]
+    /// An enrolment token, from `umbel admin token create agent`; better in the environment, where other users do not see it
+    #[arg(long, value_name = "TOKEN", env = ENROLMENT_TOKEN, hide_env_values = true)]
     token: Option<String>,
     /// Without a token: the control plane that shows a code to approve
-    #[arg(long, value_name = "URL", required_unless_present = "token", requires = "ca")]
+    #[arg(long, value_name = "URL", requires = "ca")]
     control_plane: Option<String>,
     /// Without a token: the installation's CA certificate (PEM)
     #[arg(long, value_name = "FILE")]
@@ -46,6 +52,15 @@ pub(crate) struct EnrollArgs {
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// State folder [default: ~/.local/share/umbel/agent]
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -74,7 +89,7 @@ impl Place {
         if let Some(state) = &self.state {
             return Ok(Config::default_in(state));
         }
-        let mut settings = Settings::load(self.config.as_deref(), ENVIRONMENT_PREFIX, std::env::vars());
+        let mut settings = Settings::load(self.config.as_deref(), ENVIRONMENT_PREFIX, settings::environment());
         let config = read(&mut settings)?;
         settings.finish()?;
         Ok(config)
@@ -95,17 +110,29 @@ fn usual_state() -> anyhow::Result<PathBuf> {
 }
 
 impl AgentCommand {
+    pub(crate) fn answers_as_json(&self) -> bool {
+        match self {
+            Self::Enroll(args) => args.json,
+            Self::Status(args) | Self::Flush(args) => args.json,
+            Self::Run(_) | Self::CheckConfig(_) => false,
+        }
+    }
+
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Enroll(args) => runtime::client(enroll(&args)),
-            Self::Run(args) => args
-                .serve(service_config(&args)?, async |config, stop| Ok(umbel_agent::service::run(config, stop).await?)),
+            Self::Run(RunArgs { service, state }) => {
+                let config = match state {
+                    Some(state) => Config::default_in(&state),
+                    None => service_config(&service)?,
+                };
+                service.serve(config, async |config, stop| Ok(umbel_agent::service::run(config, stop).await?))
+            }
             Self::Status(args) => runtime::client(status(&args)),
             Self::Flush(args) => runtime::client(flush(&args)),
             Self::CheckConfig(args) => {
                 service_config(&args)?;
-                println!("the configuration is right");
-                Ok(())
+                show::line("the configuration is right")
             }
         }
     }
@@ -125,15 +152,14 @@ async fn enroll(args: &EnrollArgs) -> anyhow::Result<()> {
     let enrolment = match (&args.token, &args.control_plane, &ca) {
         (Some(token), _, _) => Enrolment::Token(token),
         (None, Some(url), Some(ca)) => Enrolment::Device { control_plane_url: url, ca_pem: ca, on_prompt: &prompt },
-        (None, _, _) => return Err(Failure::error(Status::Usage, "give a token, or a control plane and its CA")),
+        (None, _, _) => return Err(Failure::error(Status::Usage, HOW_TO_ENROLL)),
     };
     let identity = umbel_agent::enroll(&state, enrolment).await?;
     if args.json {
-        println!("{}", json!({ "enrolled": identity.name() }));
+        show::line(json!({ "enrolled": identity.name() }))
     } else {
-        println!("enrolled as {} in {}", identity.name(), state.display());
+        show::line(format_args!("enrolled as {} in {}", identity.name(), state.display()))
     }
-    Ok(())
 }
 
 fn read_ca(file: &Path) -> anyhow::Result<String> {
@@ -141,24 +167,21 @@ fn read_ca(file: &Path) -> anyhow::Result<String> {
 }
 
 fn tell(prompt: &Prompt, as_json: bool) {
-    if as_json {
-        println!("{}", json!({ "user_code": prompt.user_code, "verification_uri": prompt.verification_uri }));
-        return;
-    }
+    let Prompt { verification_uri: uri, user_code: code, .. } = prompt;
     let life = humantime::format_duration(prompt.expires_in);
-    println!("Open {} and enter {} within {life},", prompt.verification_uri, prompt.user_code);
-    println!("or let an admin run: umbel admin device approve {}", prompt.user_code);
+    let text = if as_json {
+        json!({ "user_code": code, "verification_uri": uri }).to_string()
+    } else {
+        format!("Open {uri} and enter {code} within {life},\nor let an admin run: umbel admin device approve {code}")
+    };
+    // Somebody may have read it elsewhere: an approval is waited for in any case.
+    let _said = show::line(text);
 }
 
 async fn status(args: &FaceArgs) -> anyhow::Result<()> {
     let status = face(args).await?.status().await?;
     let status = serde_json::to_value(status)?;
-    if args.json {
-        show::json(&status)
-    } else {
-        show::fields(&status)
-    }
-    Ok(())
+    if args.json { show::json(&status) } else { show::fields(&status) }
 }
 
 async fn flush(args: &FaceArgs) -> anyhow::Result<()> {
@@ -166,9 +189,8 @@ async fn flush(args: &FaceArgs) -> anyhow::Result<()> {
     if args.json {
         show::json(&json!({ "dropped_versions": dropped }))
     } else {
-        println!("dropped {dropped} versions")
+        show::line(format_args!("dropped {dropped} versions"))
     }
-    Ok(())
 }
 
 async fn face(args: &FaceArgs) -> anyhow::Result<LocalClient> {

@@ -31,13 +31,13 @@ pub(crate) enum Command {
     Admin(AdminArgs),
     /// A whole network on this machine, with real content going through it
     Demo(demo::DemoArgs),
-    /// The control plane
+    /// The control plane: accounts, certificates, configuration, the books
     #[command(subcommand)]
     ControlPlane(ControlPlaneCommand),
-    /// An origin
+    /// An origin: takes content in from providers, and gives it to edges
     #[command(subcommand)]
     Origin(ServiceCommand),
-    /// An edge
+    /// An edge: answers readers and agents, and lets agents help each other
     #[command(subcommand)]
     Edge(ServiceCommand),
     #[command(hide = true)]
@@ -45,6 +45,19 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether standard output is for a program; `umbel get` says by itself what becomes of its content.
+    pub(crate) fn answers_as_json(&self) -> bool {
+        match self {
+            Self::Publish(args) => args.json,
+            Self::Grant(command) => command.answers_as_json(),
+            Self::Agent(command) => command.answers_as_json(),
+            Self::Admin(args) => args.json,
+            Self::Demo(args) => args.json,
+            Self::ControlPlane(command) => command.answers_as_json(),
+            Self::Get(_) | Self::Origin(_) | Self::Edge(_) | Self::DemoPostgres(_) => false,
+        }
+    }
+
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Get(args) => args.run(),

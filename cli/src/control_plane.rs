@@ -38,21 +38,24 @@ pub(crate) struct InitArgs {
 }
 
 impl ControlPlaneCommand {
+    pub(crate) fn answers_as_json(&self) -> bool {
+        matches!(self, Self::Init(InitArgs { json: true, .. }))
+    }
+
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Run(args) => args.serve(config(&args)?, umbel_control_plane::run),
             Self::Init(args) => init(&args),
             Self::CheckConfig(args) => {
                 config(&args)?;
-                println!("the configuration is right");
-                Ok(())
+                show::line("the configuration is right")
             }
         }
     }
 }
 
 fn config(args: &ServiceArgs) -> anyhow::Result<Config> {
-    Ok(Config::from_settings(args.settings(ENVIRONMENT))?)
+    Config::from_settings(args.settings(ENVIRONMENT)).map_err(|mistakes| args.explained(mistakes, ENVIRONMENT))
 }
 
 fn init(args: &InitArgs) -> anyhow::Result<()> {
@@ -62,26 +65,25 @@ fn init(args: &InitArgs) -> anyhow::Result<()> {
         Ok(bootstrap(&db).await?)
     })?;
     match &args.output {
-        Some(folder) => write(&config.public_url, &made, folder),
+        Some(folder) => write(&config.public_url, &made, folder, args.json),
         None if args.json => {
-            show::json(&json!({ "control_plane": config.public_url, "api_key": made.api_key, "ca_pem": made.ca_pem }));
-            Ok(())
+            show::json(&json!({ "control_plane": config.public_url, "api_key": made.api_key, "ca_pem": made.ca_pem }))
         }
-        None => {
-            println!("control plane  {}\nAPI key        {}\n\n{}", config.public_url, made.api_key, made.ca_pem);
-            Ok(())
-        }
+        None => show::line(format_args!(
+            "control plane  {}\nAPI key        {}\n\n{}",
+            config.public_url, made.api_key, made.ca_pem
+        )),
     }
 }
 
-fn write(url: &str, made: &Bootstrap, folder: &std::path::Path) -> anyhow::Result<()> {
+fn write(url: &str, made: &Bootstrap, folder: &std::path::Path, as_json: bool) -> anyhow::Result<()> {
     let failed = || format!("cannot write to {}", folder.display());
     std::fs::create_dir_all(folder).with_context(failed)?;
     let folder = folder.canonicalize().with_context(failed)?;
     let ca = folder.join("ca.pem");
     files::replace(&ca, made.ca_pem.as_bytes()).with_context(failed)?;
-    let admin = format!("control_plane = {url:?}\napi_key = {:?}\nca = {:?}\n", made.api_key, ca.display().to_string());
-    files::replace(&folder.join("admin.toml"), admin.as_bytes()).with_context(failed)?;
-    println!("{}", folder.join("admin.toml").display());
-    Ok(())
+    let text = format!("control_plane = {url:?}\napi_key = {:?}\nca = {:?}\n", made.api_key, ca.display().to_string());
+    let admin = folder.join("admin.toml");
+    files::replace(&admin, text.as_bytes()).with_context(failed)?;
+    if as_json { show::json(&json!({ "credentials": admin })) } else { show::line(admin.display()) }
 }

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use umbel_service::config::{ConfigError, EXIT_CONFIG};
 
+use crate::show;
+
 /// Statuses that `umbel get` documents in its help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -38,12 +40,19 @@ pub(crate) enum Status {
 pub(crate) struct Failure {
     status: Status,
     message: String,
+    /// The command has said it itself.
+    told: bool,
 }
 
 impl Failure {
     /// As an [`anyhow::Error`], to be returned with `?`.
     pub(crate) fn error(status: Status, message: impl Into<String>) -> anyhow::Error {
-        Self { status, message: message.into() }.into()
+        Self { status, message: message.into(), told: false }.into()
+    }
+
+    /// The same error, of which nothing more is said: only its status is left to give.
+    pub(crate) fn told(error: &anyhow::Error) -> anyhow::Error {
+        Self { status: status(error), message: one_line(error), told: true }.into()
     }
 
     /// Whether this is its status.
@@ -52,15 +61,24 @@ impl Failure {
     }
 }
 
-/// Says what went wrong, one line (mistakes of a configuration: one line each), and which status that is.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+/// Says what went wrong, one line (mistakes of a configuration: one line each), and which status that is. Programs, who asked
+/// for JSON, get it so as well, on standard output.
+pub(crate) fn report(error: &anyhow::Error, as_json: bool) -> ExitCode {
+    let status = status(error);
+    let told = error.downcast_ref::<Failure>().is_some_and(|failure| failure.told);
+    if as_json && !told && status != Status::Closed {
+        // If it cannot be written, standard error still has it.
+        let _said = show::json(&serde_json::json!({ "error": one_line(error) }));
+    }
     if let Some(mistakes) = error.chain().find_map(|cause| cause.downcast_ref::<ConfigError>()) {
-        eprintln!("{mistakes}");
+        show::note(mistakes);
+        if error.downcast_ref::<ConfigError>().is_none_or(|own| own.to_string() != error.to_string()) {
+            show::note(format_args!("umbel: {error}"));
+        }
         return ExitCode::from(u8::try_from(EXIT_CONFIG).unwrap_or(1));
     }
-    let status = status(error);
-    if status != Status::Closed {
-        eprintln!("umbel: {}", one_line(error));
+    if status != Status::Closed && !told {
+        show::note(format_args!("umbel: {}", one_line(error)));
     }
     ExitCode::from(status as u8)
 }
@@ -100,6 +118,13 @@ mod tests {
         assert_eq!(status(&error), Status::NotFound);
         assert_eq!(one_line(&error), "cannot get it: no such object");
         assert_eq!(status(&anyhow!("else")), Status::Other);
+    }
+
+    #[test]
+    fn what_was_told_keeps_its_status() {
+        let told = Failure::told(&Failure::error(Status::Refused, "no"));
+        assert_eq!(status(&told), Status::Refused);
+        assert!(told.downcast_ref::<Failure>().unwrap().told);
     }
 
     #[test]

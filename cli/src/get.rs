@@ -1,19 +1,24 @@
 //! `umbel get`: like curl to look at.
 
 use std::{
-    io::IsTerminal,
-    path::{Path, PathBuf},
+    io::{self, IsTerminal},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, sync::watch};
+use tokio::{
+    io::AsyncWriteExt,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use umbel_agent::{
-    GetError, GetRequest, OpenError, Progress, StartError, State,
+    Destination, GetRequest, Progress, State,
     client::{self, FetchError, Transfer},
 };
+use url::Url;
 
 use crate::{
     agent::Place,
@@ -43,7 +48,7 @@ const LAST_FIGURES: Duration = Duration::from_millis(500);
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct GetArgs {
-    #[arg(help = "https://HOST[:PORT]/PATH")]
+    #[arg(help = "https://HOST[:PORT]/PATH", value_parser = https_url)]
     url: String,
     /// Save to this file; else the content goes to standard output
     #[arg(long, short, value_name = "FILE")]
@@ -61,33 +66,61 @@ pub(crate) struct GetArgs {
     place: Place,
 }
 
+/// As it was given, if it can be the URL of an object.
+fn https_url(text: &str) -> Result<String, String> {
+    match Url::parse(text) {
+        Ok(url) if url.scheme() == "https" && url.has_host() => Ok(text.to_owned()),
+        Ok(_) | Err(_) => Err("write it as https://HOST[:PORT]/PATH".into()),
+    }
+}
+
 impl GetArgs {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         runtime::client(Box::pin(async {
             let outcome = tokio::select! {
                 outcome = fetch(&self) => outcome,
-                _ = tokio::signal::ctrl_c() => Err(Failure::error(Status::Interrupted, "interrupted")),
+                () = interrupted() => Err(Failure::error(Status::Interrupted, "interrupted")),
             };
-            if let (Err(error), true) = (&outcome, self.json) {
-                self.figures(&json!({ "url": self.url, "error": exit::one_line(error) }));
-            }
-            outcome
+            outcome.map_err(|error| self.in_json(error))
         }))
     }
 
-    fn figures(&self, figures: &Value) {
-        if self.output.is_some() { println!("{figures}") } else { eprintln!("{figures}") }
+    /// Programs get the reason where they get the figures.
+    fn in_json(&self, error: anyhow::Error) -> anyhow::Error {
+        if !self.json {
+            return error;
+        }
+        // Without a reader of the figures, the exit status is what is left.
+        let _said = self.figures(&json!({ "url": self.url, "error": exit::one_line(&error) }));
+        Failure::told(&error)
     }
+
+    fn figures(&self, figures: &Value) -> anyhow::Result<()> {
+        if self.output.is_some() {
+            return show::line(figures);
+        }
+        show::note(figures);
+        Ok(())
+    }
+}
+
+/// SIGINT or SIGTERM: both leave the temporary file to be removed.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
 }
 
 async fn fetch(args: &GetArgs) -> anyhow::Result<()> {
     let began = Instant::now();
+    // What cannot be written is not worth fetching.
+    let destination =
+        args.output.as_deref().map(Destination::prepare).transpose().map_err(|error| failure(&error.into()))?;
     let request = GetRequest { url: args.url.clone(), grant: args.grant.clone(), ..GetRequest::default() };
     let mut transfer = client::get(args.place.config()?, request).await.map_err(|error| failure(&error))?;
     let bar = bar(&transfer, args.silent || args.json);
     let mut progress = transfer.progress();
     let outcome = {
-        let mut writing = std::pin::pin!(write(&mut transfer, args.output.as_deref()));
+        let mut writing = std::pin::pin!(write(&mut transfer, destination));
         loop {
             tokio::select! {
                 outcome = &mut writing => break outcome,
@@ -110,25 +143,33 @@ async fn fetch(args: &GetArgs) -> anyhow::Result<()> {
             "from_edge": last.from_edge,
             "from_peers": last.from_peers,
             "seconds": began.elapsed().as_secs_f64(),
-        }));
+        }))?;
     }
     Ok(())
 }
 
-async fn write(transfer: &mut Transfer, output: Option<&Path>) -> anyhow::Result<()> {
-    if let Some(path) = output {
-        return transfer.save_to(path).await.map_err(|error| failure(&error.into()));
+async fn write(transfer: &mut Transfer, destination: Option<Destination>) -> anyhow::Result<()> {
+    if let Some(destination) = destination {
+        return transfer.save_to(destination).await.map_err(|error| failure(&error.into()));
     }
     let mut stdout = tokio::io::stdout();
     while let Some(bytes) = transfer.next().await {
         let bytes = bytes.map_err(|error| failure(&error.into()))?;
-        stdout.write_all(&bytes).await.map_err(exit::output)?;
+        stdout.write_all(&bytes).await.map_err(output)?;
     }
-    stdout.flush().await.map_err(exit::output)
+    stdout.flush().await.map_err(output)
+}
+
+/// A reader that has seen enough is no fault; a disk that has no room is.
+fn output(error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return exit::output(error);
+    }
+    Failure::error(Status::CannotWrite, format!("cannot write to standard output: {error}"))
 }
 
 fn bar(transfer: &Transfer, hidden: bool) -> ProgressBar {
-    if hidden || !std::io::stderr().is_terminal() {
+    if hidden || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(Some(transfer.length()), ProgressDrawTarget::stderr());
@@ -168,21 +209,9 @@ fn told(error: &FetchError) -> String {
 }
 
 fn status(error: &FetchError) -> Status {
-    match error {
-        FetchError::Start(StartError::Identity(_)) => Status::NotEnrolled,
-        FetchError::Start(StartError::Store(_)) | FetchError::Get(GetError::Save { .. }) => Status::CannotWrite,
-        FetchError::Get(GetError::Decrypt(_)) => Status::Unverified,
-        FetchError::Get(GetError::Open(
-            OpenError::Manifest(_) | OpenError::Ticket(_) | OpenError::Chunk(_) | OpenError::Answer(_),
-        )) => Status::Unverified,
-        FetchError::Start(_) | FetchError::Get(_) => by_code(error.code()),
-    }
-}
-
-/// What a background service says in a word.
-fn by_code(code: &str) -> Status {
-    match code {
+    match error.code() {
         "bad_request" => Status::Usage,
+        "not_enrolled" => Status::NotEnrolled,
         "grant_missing" | "forbidden" | "membership" => Status::Refused,
         "not_found" => Status::NotFound,
         "unreachable" => Status::Unavailable,
@@ -195,11 +224,29 @@ fn by_code(code: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use umbel_agent::EdgeError;
+    use umbel_agent::{EdgeError, GetError, OpenError, Problem, StartError, StoreError};
+
+    #[test]
+    fn urls_of_objects() {
+        for (text, expected) in [
+            ("https://a.example/x", true),
+            ("https://a.localhost:7450/x%20y", true),
+            ("http://a.example/x", false),
+            ("a.example/x", false),
+            ("https:///x", true), // WHATWG: the host is `x`.
+            ("", false),
+        ] {
+            assert_eq!(https_url(text).is_ok(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn statuses_as_documented() {
         let edge = |error| FetchError::Get(GetError::Open(OpenError::Edge(error)));
+        let problem = |code: &str| Problem { code: code.into(), message: "x".into() };
+        let failed = |code| FetchError::Get(GetError::Failed(problem(code)));
+        let no_room = || io::Error::from(io::ErrorKind::StorageFull);
+        let full = || StoreError::Io(no_room());
         let unreachable = EdgeError::Unreachable { url: "u".into(), reason: "r".into() };
         for (error, expected) in [
             (edge(EdgeError::NotFound("x".into())), Status::NotFound),
@@ -209,9 +256,27 @@ mod tests {
             (edge(unreachable), Status::Unavailable),
             (FetchError::Get(GetError::Open(OpenError::Url("x".into()))), Status::Usage),
             (FetchError::Get(GetError::Open(OpenError::Answer("x"))), Status::Unverified),
-            (FetchError::Get(GetError::Failed("x".into())), Status::Other),
+            (failed("failed"), Status::Other),
+            (failed("storage"), Status::CannotWrite),
+            (failed("membership"), Status::Refused),
+            (failed("unverified"), Status::Unverified),
+            (FetchError::Get(GetError::Remote(problem("storage"))), Status::CannotWrite),
+            (FetchError::Get(GetError::Lost("x".into())), Status::Other),
+            (FetchError::Get(GetError::Store(full())), Status::CannotWrite),
+            (FetchError::Get(GetError::Save { path: "x".into(), source: no_room() }), Status::CannotWrite),
+            (FetchError::Start(StartError::Store(StoreError::InUse)), Status::CannotWrite),
         ] {
             assert_eq!(status(&error), expected, "{error}");
+        }
+    }
+    #[test]
+    fn output_that_cannot_be_written() {
+        for (kind, expected) in [
+            (io::ErrorKind::BrokenPipe, Status::Closed),
+            (io::ErrorKind::StorageFull, Status::CannotWrite),
+            (io::ErrorKind::PermissionDenied, Status::CannotWrite),
+        ] {
+            assert!(output(kind.into()).downcast_ref::<Failure>().unwrap().is(expected), "{kind}");
         }
     }
 }

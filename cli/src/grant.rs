@@ -56,13 +56,14 @@ struct ReaderKey {
 }
 
 impl GrantCommand {
+    pub(crate) fn answers_as_json(&self) -> bool {
+        matches!(self, Self::NewKey { json: true, .. })
+    }
+
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::NewKey { id, output, json } => new_key(id, &output, json),
-            Self::Create { key, site, prefix, expires_in } => {
-                println!("{}", create(&key, site, prefix, expires_in)?);
-                Ok(())
-            }
+            Self::Create { key, site, prefix, expires_in } => show::line(create(&key, site, prefix, expires_in)?),
         }
     }
 }
@@ -74,12 +75,7 @@ fn new_key(id: String, output: &Path, json: bool) -> anyhow::Result<()> {
     let key = ReaderKey { id, seed: URL_SAFE_NO_PAD.encode(seed) };
     files::replace(output, &serde_json::to_vec(&key)?).with_context(|| format!("cannot write {}", output.display()))?;
     let public = URL_SAFE_NO_PAD.encode(signer.public());
-    if json {
-        show::json(&json!({ "id": key.id, "public_key": public }));
-    } else {
-        println!("{public}");
-    }
-    Ok(())
+    if json { show::json(&json!({ "id": key.id, "public_key": public })) } else { show::line(public) }
 }
 
 fn create(key: &Path, site: String, prefix: String, expires_in: Duration) -> anyhow::Result<String> {

@@ -3,8 +3,6 @@
 //! It decides how the parts are started, what people see and with which status a command ends; what the parts do is in
 //! their own crates. Start with [`args`] for the tree of commands; each has a file of its name.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to the terminal it was started from")]
-
 mod admin;
 mod agent;
 mod args;
@@ -25,9 +23,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let outcome = args::Cli::parse().command.run();
-    match outcome {
+    let command = args::Cli::parse().command;
+    let as_json = command.answers_as_json();
+    match command.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit::report(&error),
+        Err(error) => exit::report(&error, as_json),
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::{runtime, show};
+use crate::{exit, runtime, show};
 
 mod account;
 mod etag;
@@ -39,7 +39,7 @@ pub(crate) struct PublishArgs {
     jobs: u16,
     /// Print one JSON object at the end
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     #[command(flatten)]
     account: account::AccountArgs,
 }
@@ -58,8 +58,8 @@ impl PublishArgs {
         runtime::server(Box::pin(async {
             tokio::select! {
                 outcome = publish(&self) => outcome,
-                _ = tokio::signal::ctrl_c() => Err(crate::exit::Failure::error(
-                    crate::exit::Status::Interrupted,
+                _ = tokio::signal::ctrl_c() => Err(exit::Failure::error(
+                    exit::Status::Interrupted,
                     "interrupted; publish again to go on from here",
                 )),
             }
@@ -74,39 +74,32 @@ async fn publish(args: &PublishArgs) -> anyhow::Result<()> {
     let mut plan = plan::compare(found.files, remote, args.delete).await?;
     plan.spare(&found.skipped, &args.folder.canonicalize()?);
     if args.dry_run {
-        tell(args, &plan, &found.skipped, &Outcome::default());
-        return Ok(());
+        return tell(args, &plan, &found.skipped, &Outcome::default());
     }
     let progress = Progress::new(plan.upload_bytes(), !args.json);
     let outcome = send::carry_out(&store, &plan, usize::from(args.jobs), &progress).await?;
     progress.finish();
-    tell(args, &plan, &found.skipped, &outcome);
-    match outcome.failures.len() {
-        0 => Ok(()),
-        1 => anyhow::bail!("1 file was not published"),
-        many => anyhow::bail!("{many} files were not published"),
-    }
+    tell(args, &plan, &found.skipped, &outcome)?;
+    if outcome.failures.is_empty() { Ok(()) } else { Err(incomplete(args, outcome.failures.len())) }
 }
 
-fn tell(args: &PublishArgs, plan: &Plan, skipped: &[walk::Skipped], outcome: &Outcome) {
+/// The summary in JSON names the failures itself.
+fn incomplete(args: &PublishArgs, failures: usize) -> anyhow::Error {
+    let files = if failures == 1 { "1 file was".to_owned() } else { format!("{failures} files were") };
+    let error = anyhow::anyhow!("{files} not published: run it again, it sends only what is missing");
+    if args.json { exit::Failure::told(&error) } else { error }
+}
+
+fn tell(args: &PublishArgs, plan: &Plan, skipped: &[walk::Skipped], outcome: &Outcome) -> anyhow::Result<()> {
     if args.json {
         return show::json(&summary(args, plan, skipped, outcome));
     }
-    for skipped in skipped {
-        eprintln!("skipped {}: {}", skipped.path.display(), skipped.reason);
-    }
-    outcome.failures.iter().for_each(|failure| eprintln!("failed {failure}"));
+    let skips = skipped.iter().map(|skipped| format!("skipped {}: {}", skipped.path.display(), skipped.reason));
+    skips.chain(outcome.failures.iter().map(|failure| format!("failed {failure}"))).for_each(show::note);
     if args.dry_run {
-        plan.uploads.iter().for_each(|file| println!("upload {} ({})", file.key, show::bytes(file.size)));
-        plan.deletions.iter().for_each(|key| println!("delete {key}"));
-        return println!(
-            "{} to upload, {} to delete, {} unchanged",
-            plan.uploads.len(),
-            plan.deletions.len(),
-            plan.unchanged
-        );
+        return foretell(plan);
     }
-    println!(
+    show::line(format_args!(
         "{}: {} uploaded ({}), {} deleted, {} unchanged, {} skipped",
         args.site,
         outcome.uploaded,
@@ -114,7 +107,16 @@ fn tell(args: &PublishArgs, plan: &Plan, skipped: &[walk::Skipped], outcome: &Ou
         outcome.deleted,
         plan.unchanged,
         skipped.len(),
-    );
+    ))
+}
+
+fn foretell(plan: &Plan) -> anyhow::Result<()> {
+    for file in &plan.uploads {
+        show::line(format_args!("upload {} ({})", file.key, show::bytes(file.size)))?;
+    }
+    plan.deletions.iter().try_for_each(|key| show::line(format_args!("delete {key}")))?;
+    let (uploads, deletions) = (plan.uploads.len(), plan.deletions.len());
+    show::line(format_args!("{uploads} to upload, {deletions} to delete, {} unchanged", plan.unchanged))
 }
 
 fn summary(args: &PublishArgs, plan: &Plan, skipped: &[walk::Skipped], outcome: &Outcome) -> serde_json::Value {

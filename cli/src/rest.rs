@@ -5,12 +5,29 @@ use std::{fmt, path::Path, time::Duration};
 use anyhow::Context;
 use reqwest::Method;
 use serde_json::Value;
+use umbel_control_plane::api::UsageQuery;
 use umbel_service::tls;
 use url::Url;
 
 use crate::exit::{Failure, Status};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to do about a connection that failed for want of trust; nothing for other failures.
+pub(crate) fn trust_hint(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    if causes.any(|cause| cause.to_string().contains("UnknownIssuer")) {
+        ": name the installation's CA certificate with --ca"
+    } else {
+        ""
+    }
+}
+
+/// The URL of a server, as a person writes it.
+pub(crate) fn server_url(text: &str) -> anyhow::Result<Url> {
+    let url = Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+    url.with_context(|| format!("`{text}` is not the URL of a server: write it as https://HOST:PORT"))
+}
 
 /// An HTTP client that believes the CA in `ca` only, or the system's ones.
 pub(crate) fn http_client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
@@ -59,13 +76,18 @@ impl fmt::Debug for Api {
 impl Api {
     /// `base` is the control plane's URL, `key` an API key.
     pub(crate) fn new(base: &str, key: String, http: reqwest::Client) -> anyhow::Result<Self> {
-        let base: Url = base.parse().with_context(|| format!("`{base}` is not a URL"))?;
+        let base = server_url(base)?;
         Ok(Self { base: base.join("/api/v1/")?, key, http })
     }
 
     /// GET `path`, which is relative to `/api/v1/`.
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.call(Method::GET, path, None).await
+    }
+
+    /// A usage report.
+    pub(crate) async fn usage(&self, query: &UsageQuery) -> anyhow::Result<Value> {
+        self.answer(self.http.get(self.base.join("usage")?).query(query)).await
     }
 
     /// POST `body`.
@@ -75,12 +97,21 @@ impl Api {
 
     /// One call. An empty answer is `null`.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let mut request = self.http.request(method, self.base.join(path)?).bearer_auth(&self.key);
+        let mut request = self.http.request(method, self.base.join(path)?);
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request.send().await;
-        let response = response.with_context(|| format!("the control plane at {} cannot be reached", self.base))?;
+        self.answer(request).await
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
+        let response = request.bearer_auth(&self.key).send().await;
+        let response = response.map_err(|error| {
+            let place = self.base.origin().ascii_serialization();
+            let hint = trust_hint(&error);
+            anyhow::Error::new(error.without_url())
+                .context(format!("the control plane at {place} cannot be reached{hint}"))
+        })?;
         let (status, text) = (response.status(), response.text().await?);
         if !status.is_success() {
             return Err(Failure::error(exit_status(status), format!("{status}: {}", reason(&text))));
@@ -111,4 +142,30 @@ fn reason(text: &str) -> String {
 /// One segment of a path, escaped.
 pub(crate) fn segment(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_ca_has_a_remedy() {
+        for (text, expected) in [("invalid peer certificate: UnknownIssuer", true), ("connection refused", false)] {
+            let error = std::io::Error::other(std::io::Error::other(text));
+            assert_eq!(trust_hint(&error).contains("--ca"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_of_servers() {
+        for (text, expected) in [
+            ("https://a.example:7440", true),
+            ("http://127.0.0.1:9000/", true),
+            ("localhost:7440", false),
+            ("localhost", false),
+            ("", false),
+        ] {
+            assert_eq!(server_url(text).is_ok(), expected, "{text}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use umbel_service::{
     shutdown, telemetry,
 };
 
-use crate::runtime;
+use crate::{runtime, settings::environment, show};
 
 /// What every server's command can do.
 #[derive(Debug, Subcommand)]
@@ -37,8 +37,7 @@ impl ServiceCommand {
             Self::Run(args) => args.serve(args.read(prefix, read)?, run),
             Self::CheckConfig(args) => {
                 args.read(prefix, read)?;
-                println!("the configuration is right");
-                Ok(())
+                show::line("the configuration is right")
             }
         }
     }
@@ -61,16 +60,26 @@ pub(crate) struct ServiceArgs {
 impl ServiceArgs {
     /// The settings from file and environment. `prefix` is that of the environment's variables.
     pub(crate) fn settings(&self, prefix: &'static str) -> Settings {
-        let environment = std::env::vars().filter(|(name, _)| !OF_THE_COMMAND.contains(&name.as_str()));
+        let environment = environment().filter(|(name, _)| !OF_THE_COMMAND.contains(&name.as_str()));
         Settings::load(self.config.as_deref(), prefix, environment)
     }
 
     /// What `read` makes of the settings, or every mistake in them.
-    pub(crate) fn read<C>(&self, prefix: &'static str, read: fn(&mut Settings) -> C) -> Result<C, ConfigError> {
+    pub(crate) fn read<C>(&self, prefix: &'static str, read: fn(&mut Settings) -> C) -> anyhow::Result<C> {
         let mut settings = self.settings(prefix);
         let config = read(&mut settings);
-        settings.finish()?;
+        settings.finish().map_err(|mistakes| self.explained(mistakes, prefix))?;
         Ok(config)
+    }
+
+    /// Who gave no file may not know that there is one.
+    pub(crate) fn explained(&self, mistakes: ConfigError, prefix: &str) -> anyhow::Error {
+        match self.config {
+            Some(_) => mistakes.into(),
+            None => anyhow::Error::new(mistakes).context(format!(
+                "give a file with --config (there are examples in deploy/), or variables that begin with {prefix}_"
+            )),
+        }
     }
 
     /// Runs the service until SIGINT, SIGTERM or, when supervised, the end of standard input.

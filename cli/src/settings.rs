@@ -14,6 +14,12 @@ pub(crate) fn folder() -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(home).join(".config/umbel"))
 }
 
+/// The environment. What is not UTF-8 stands there with replacement characters: a setting like that is then told as a mistake.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
+}
+
 /// The settings in `file`, or in the usual place, where there may be none.
 pub(crate) fn open(file: Option<&Path>, usual: &str) -> anyhow::Result<Settings> {
     const NO_ENVIRONMENT: &str = "UMBEL_NO_SUCH";

@@ -29,6 +29,7 @@ const HASHING_PATIENCE: Duration = Duration::from_secs(5);
 
 const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 10..=1024;
 const WRONG: Error = Error::Unauthenticated("wrong account or password");
+const DISABLED: Error = Error::Unauthenticated("this account is disabled");
 
 /// What an account may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,17 +131,41 @@ pub(crate) async fn create(db: &PgPool, name: &str, role: AccountRole, password:
         hash,
     );
     let row = insert.fetch_one(db).await.map_err(|error| unique(error, "there is an account of this name"))?;
-    Ok(Account { id: row.id, name: name.into(), role, created_at: row.created_at })
+    Ok(Account { id: row.id, name: name.into(), role, created_at: row.created_at, disabled_at: None })
 }
 
 pub(crate) async fn list(db: &PgPool, scope: Option<Uuid>) -> Result<Vec<Account>> {
     let rows = sqlx::query!(
-        "select id, name, role, created_at from accounts where $1::uuid is null or id = $1 order by name",
+        "select id, name, role, created_at, disabled_at from accounts where $1::uuid is null or id = $1 order by name",
         scope,
     );
     let rows = rows.fetch_all(db).await?.into_iter();
-    rows.map(|row| Ok(Account { id: row.id, name: row.name, role: row.role.parse()?, created_at: row.created_at }))
-        .collect()
+    rows.map(|row| {
+        let role = row.role.parse()?;
+        Ok(Account { id: row.id, name: row.name, role, created_at: row.created_at, disabled_at: row.disabled_at })
+    })
+    .collect()
+}
+
+/// Lets nobody in with this account any more, or again. `by` cannot shut itself out.
+pub(crate) async fn set_disabled(db: &PgPool, by: &Caller, name: &str, disabled: bool) -> Result<Account> {
+    let account = id_of(db, name).await?;
+    if disabled && account == by.account_id {
+        return Err(Error::conflict("an account cannot disable itself"));
+    }
+    let mut tx = db.begin().await?;
+    changes::hold(&mut tx).await?;
+    let update = sqlx::query!(
+        "update accounts set disabled_at = case when $2 then coalesce(disabled_at, now()) end where id = $1",
+        account,
+        disabled,
+    );
+    update.execute(&mut *tx).await?;
+    let keys = sqlx::query_scalar!("select access_key_id from s3_credentials where account_id = $1", account);
+    let touched: Vec<_> = keys.fetch_all(&mut *tx).await?.into_iter().map(|key| (Kind::S3Credential, key)).collect();
+    changes::record(&mut tx, &touched).await?;
+    tx.commit().await?;
+    list(db, Some(account)).await?.pop().ok_or(Error::NotFound("account"))
 }
 
 pub(crate) async fn set_password(db: &PgPool, account: Uuid, password: String) -> Result<()> {
@@ -207,13 +232,19 @@ struct SessionClaims {
 /// Who signs in with a password.
 pub(crate) async fn sign_in(db: &PgPool, account: &str, password: String) -> Result<Caller> {
     let account = bounded(account, "account").map_err(|_| WRONG)?;
-    let row = sqlx::query!("select id, name, role, password_hash from accounts where name = $1", account);
+    let row = sqlx::query!(
+        r#"select id, name, role, password_hash, disabled_at is not null as "disabled!" from accounts where name = $1"#,
+        account,
+    );
     let row = row.fetch_optional(db).await?;
     let hash = row.as_ref().and_then(|row| row.password_hash.clone());
     if !password_fits(password, hash).await? {
         return Err(WRONG);
     }
     let row = row.ok_or(WRONG)?;
+    if row.disabled {
+        return Err(DISABLED);
+    }
     Ok(Caller { account_id: row.id, name: row.name, role: row.role.parse()? })
 }
 
@@ -235,10 +266,14 @@ pub(crate) async fn authenticate(db: &PgPool, key: &[u8; 32], bearer: &str) -> R
 
 async fn by_api_key(db: &PgPool, api_key: &str) -> Result<Caller> {
     let row = sqlx::query!(
-        "select a.id, a.name, a.role from api_keys k join accounts a on a.id = k.account_id where k.secret_hash = $1",
+        r#"select a.id, a.name, a.role, a.disabled_at is not null as "disabled!"
+           from api_keys k join accounts a on a.id = k.account_id where k.secret_hash = $1"#,
         secrets::hash(api_key),
     );
     let row = row.fetch_optional(db).await?.ok_or(Error::Unauthenticated("unknown API key"))?;
+    if row.disabled {
+        return Err(DISABLED);
+    }
     Ok(Caller { account_id: row.id, name: row.name, role: row.role.parse()? })
 }
 
@@ -250,8 +285,14 @@ async fn by_session(db: &PgPool, key: &[u8; 32], token: &str) -> Result<Caller> 
         .map_err(|_| Error::Unauthenticated("not a valid session: sign in again"))?
         .claims;
     // The role of now, not of when the session began.
-    let row = sqlx::query!("select id, name, role from accounts where id = $1", claims.sub).fetch_optional(db).await?;
-    let row = row.ok_or(Error::Unauthenticated("the account is gone"))?;
+    let row = sqlx::query!(
+        r#"select id, name, role, disabled_at is not null as "disabled!" from accounts where id = $1"#,
+        claims.sub,
+    );
+    let row = row.fetch_optional(db).await?.ok_or(Error::Unauthenticated("the account is gone"))?;
+    if row.disabled {
+        return Err(DISABLED);
+    }
     Ok(Caller { account_id: row.id, name: row.name, role: row.role.parse()? })
 }
 

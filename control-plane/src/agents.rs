@@ -29,8 +29,8 @@ pub(crate) enum Refusal {
     AuthorizationPending,
     #[error("poll less often")]
     SlowDown,
-    #[error("refused")]
-    AccessDenied,
+    #[error("{0}")]
+    AccessDenied(&'static str),
     #[error("the code has expired: ask for a new one")]
     ExpiredToken,
     #[error("{0}")]
@@ -139,7 +139,7 @@ pub(crate) async fn redeem_device_code(db: &PgPool, device_code: &str, agent: &A
             tx.commit().await?;
             Ok(member)
         }
-        (Some(_), _, _) => Err(Refusal::AccessDenied),
+        (Some(_), _, _) => Err(Refusal::AccessDenied("the account that was asked did not let this agent in")),
         (None, _, _) => {
             tx.commit().await?;
             Err(if row.hasty { Refusal::SlowDown } else { Refusal::AuthorizationPending })
@@ -184,11 +184,15 @@ pub(crate) async fn redeem_enrolment_token(
 ) -> Result<Member, Refusal> {
     let mut tx = db.begin().await?;
     let token = sqlx::query!(
-        r#"select id, account_id, trust_domain, uses_left, expires_at <= now() as "expired!"
+        r#"select id, account_id, trust_domain, uses_left, expires_at <= now() as "expired!",
+             exists(select from accounts a where a.id = account_id and a.disabled_at is not null) as "disabled!"
            from enrolment_tokens where secret_hash = $1 for update"#,
         secrets::hash(secret),
     );
     let token = token.fetch_optional(&mut *tx).await?.ok_or(Refusal::InvalidGrant("unknown enrolment token"))?;
+    if token.disabled {
+        return Err(Refusal::InvalidGrant("the account that made this enrolment token is disabled"));
+    }
     if token.expired {
         return Err(Refusal::InvalidGrant("this enrolment token has expired"));
     }
@@ -255,7 +259,7 @@ async fn admit(
         name,
     );
     match upsert.execute(tx).await?.rows_affected() {
-        0 => Err(Refusal::AccessDenied),
+        0 => Err(Refusal::AccessDenied("this agent was revoked")),
         _ => Ok(Member { agent: *agent, account_id: Some(account), trust_domain: domain.to_owned() }),
     }
 }

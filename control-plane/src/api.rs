@@ -60,6 +60,9 @@ pub struct Account {
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    /// Set: nobody gets in with it, and its S3 credentials are void. `PUT` and `DELETE accounts/{name}/disabled` (admins).
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub disabled_at: Option<OffsetDateTime>,
 }
 
 /// `POST api-keys`, `POST s3-credentials`: for whom.
@@ -133,6 +136,20 @@ pub struct NewSite {
     /// Whether anyone may read it.
     #[serde(default)]
     pub public: bool,
+    /// Where its documents come from, if they are not uploaded.
+    #[serde(default)]
+    pub pull: Option<Pull>,
+}
+
+/// The provider's own web server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pull {
+    /// `http(s)://host[:port]`; several are the same server at several addresses.
+    pub upstreams: Vec<String>,
+    /// Sent to it as `Host`, if not the upstream URL's own.
+    #[serde(default)]
+    pub host: Option<String>,
 }
 
 /// A site; `GET sites`, `GET sites/{name}`, answer of everything that changes one.
@@ -150,6 +167,9 @@ pub struct Site {
     pub public_key: String,
     /// Who may read it, and how it is delivered.
     pub policy: Policy,
+    /// Where its documents come from, if they are not uploaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<Pull>,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -374,10 +394,10 @@ impl UsageBy {
 pub struct UsageQuery {
     /// What to sum up by.
     pub by: UsageBy,
-    /// From this hour on: RFC 3339, or a day as `YYYY-MM-DD` (UTC).
+    /// From this hour on (that of 08:30 is 08:00): RFC 3339, or a day as `YYYY-MM-DD` (UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// Up to, not including, this hour.
+    /// Up to, not including, this hour; later than `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// Rows at most; 100,000 if absent, and at most.

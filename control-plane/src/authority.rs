@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     changes::{self, Kind},
     error::{Error, Result},
+    secrets,
 };
 
 /// Ten years: replacing a root by hand is nobody's idea of a good day.
@@ -34,12 +35,35 @@ pub(crate) struct Authority {
     session_key: [u8; 32],
 }
 
+/// A PKCS#10 request that is signed by the key it is for.
+#[derive(Debug)]
+pub(crate) struct CertificateRequest(CertificateSigningRequestParams);
+
 /// A certificate with its key.
 pub(crate) struct IssuedPair {
     /// Leaf first, PEM.
     pub(crate) certificate_pem: String,
     /// PKCS#8, PEM.
     pub(crate) key_pem: String,
+}
+
+impl CertificateRequest {
+    /// Reads a request. Whatever it asks for beside a certificate for its key is ignored.
+    ///
+    /// # Errors
+    /// It is malformed or not signed by its key.
+    pub(crate) fn read(csr_pem: &str) -> Result<Self> {
+        if csr_pem.len() > MAX_CSR_BYTES {
+            return Err(Error::invalid("certificate request is too long"));
+        }
+        let request = CertificateSigningRequestParams::from_pem(csr_pem);
+        request.map(Self).map_err(|error| Error::invalid(format!("certificate request is not usable: {error}")))
+    }
+
+    /// SHA-256 of the key's SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7).
+    pub(crate) fn key_hash(&self) -> Vec<u8> {
+        secrets::hash(self.0.public_key.subject_public_key_info())
+    }
 }
 
 impl Authority {
@@ -77,25 +101,19 @@ impl Authority {
         &self.session_key
     }
 
-    /// A certificate for the key in a PKCS#10 request. Whatever else the request asks for is ignored: identity and names
-    /// are what the control plane says.
+    /// A certificate for the key of a request; identity and names are what the control plane says.
     ///
     /// # Errors
-    /// The request is malformed or not signed by its key.
+    /// A name does not fit into a certificate.
     pub(crate) fn certify(
         &self,
-        csr_pem: &str,
+        request: &CertificateRequest,
         identity: &PeerIdentity,
         names: &BTreeSet<String>,
         lifetime: Duration,
     ) -> Result<String> {
-        if csr_pem.len() > MAX_CSR_BYTES {
-            return Err(Error::invalid("certificate request is too long"));
-        }
-        let request = CertificateSigningRequestParams::from_pem(csr_pem)
-            .map_err(|error| Error::invalid(format!("certificate request is not usable: {error}")))?;
         let params = leaf(identity, names, lifetime)?;
-        let certificate = params.signed_by(&request.public_key, &self.issuer).map_err(Error::Authority)?;
+        let certificate = params.signed_by(&request.0.public_key, &self.issuer).map_err(Error::Authority)?;
         Ok(certificate.pem())
     }
 

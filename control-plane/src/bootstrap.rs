@@ -29,7 +29,7 @@ impl std::fmt::Debug for Bootstrap {
 }
 
 /// Migrates the database, makes the account `admin` and the CA where there are none, and gives out an API key. Called again, the key
-/// it gave before ends: whoever may open the database may always get in, and a lost key is no dead end.
+/// it gave before ends; a disabled `admin` is enabled: whoever may open the database may always get in, and a lost key is no dead end.
 ///
 /// # Errors
 /// Postgres is away, for more than 30 s, or refuses.
@@ -39,7 +39,7 @@ pub async fn bootstrap(db: &PgPool) -> Result<Bootstrap> {
     let mut tx = db.begin().await?;
     let account = sqlx::query_scalar!(
         "insert into accounts (id, name, role) values ($1, $2, 'admin')
-         on conflict (name) do update set name = excluded.name returning id",
+         on conflict (name) do update set disabled_at = null returning id",
         Uuid::now_v7(),
         ACCOUNT,
     );

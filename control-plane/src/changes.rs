@@ -140,6 +140,7 @@ async fn snapshot(tx: &mut PgConnection, role: Role) -> Result<Snapshot> {
         revoked_agents: revoked_agents(tx, None).await?,
         membership_keys: membership_keys(tx, None).await?,
         s3_credentials: s3_credentials(tx, role, None).await?,
+        deleted_sites: if role == Role::Origin { sites::deleted(tx).await? } else { Vec::new() },
     })
 }
 
@@ -219,7 +220,10 @@ async fn s3_credentials(tx: &mut PgConnection, role: Role, only: Option<&[String
         r#"select access_key_id, secret_access_key,
              array(select id::text from sites s where s.account_id = c.account_id and s.deleted_at is null order by id)
                as "site_ids!: Vec<String>"
-           from s3_credentials c where $1::text[] is null or access_key_id = any($1) order by access_key_id"#,
+           from s3_credentials c
+           where ($1::text[] is null or access_key_id = any($1))
+             and not exists (select from accounts a where a.id = c.account_id and a.disabled_at is not null)
+           order by access_key_id"#,
         only,
     );
     let credentials = rows.fetch_all(tx).await?.into_iter();

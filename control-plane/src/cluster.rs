@@ -182,6 +182,15 @@ fn already_there(error: ClusterError) -> Result<(), ClusterError> {
     if refusal.code().as_deref() == Some(DUPLICATE_DATABASE) { Ok(()) } else { Err(error) }
 }
 
+/// Whether a cluster could be made and run in `dir`, which need not be there yet. Nothing is made.
+///
+/// # Errors
+/// No server programs, nobody to run them as, or no way for them to get to `dir`.
+pub fn require_possible(dir: &Path) -> Result<(), ClusterError> {
+    Programs::find()?;
+    require_way(&std::path::absolute(dir).map_err(ClusterError::io(dir))?, Owner::choose()?.as_ref())
+}
+
 /// The folder, absolute, owned by whom Postgres runs as, and reachable by them.
 fn prepare_home(dir: &Path, owner: Option<&Owner>) -> Result<PathBuf, ClusterError> {
     // Looked at before anything is made, and again when it is clear where links and new folders lead.

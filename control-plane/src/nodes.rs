@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use crate::{
     api,
-    authority::{Authority, names_of},
+    authority::{Authority, CertificateRequest, names_of},
     changes::{self, Kind},
-    error::{Error, Result},
+    error::{Error, Result, unique},
     secrets, sites,
 };
 
@@ -98,9 +98,10 @@ pub(crate) async fn join(
         return Err(Error::Unauthenticated("this join token has expired"));
     }
     let addresses = checked_addresses(request.addresses.clone().unwrap_or_default(), role)?;
-    let id = insert(&mut tx, role, &addresses, ticket_key(request, role)?).await?;
+    let csr = CertificateRequest::read(&request.csr_pem)?;
+    let id = admit(&mut tx, role, &csr.key_hash(), &addresses, ticket_key(request, role)?).await?;
     let names = names(&mut tx, role, &addresses).await?;
-    let certificate_pem = authority.certify(&request.csr_pem, &identity(role, id)?, &names, lifetime)?;
+    let certificate_pem = authority.certify(&csr, &identity(role, id)?, &names, lifetime)?;
     let spend = sqlx::query!(
         "update join_tokens set spent_at = now(), csr_hash = $2, node_id = $3, certificate_pem = $4
          where secret_hash = $1",
@@ -136,13 +137,25 @@ fn ticket_key(request: &JoinRequest, role: Role) -> Result<&[u8]> {
     }
 }
 
-async fn insert(tx: &mut PgConnection, role: Role, addresses: &Addresses, ticket_key: &[u8]) -> Result<Uuid> {
-    let id = Uuid::now_v7();
+/// The id of the node that holds this key, also if it was removed: an admin's new token lets it in again, and it may still
+/// have usage batches that were counted under this id without its knowing.
+async fn admit(
+    tx: &mut PgConnection,
+    role: Role,
+    key_hash: &[u8],
+    addresses: &Addresses,
+    ticket_key: &[u8],
+) -> Result<Uuid> {
     let role = if role == Role::Edge { "edge" } else { "origin" };
-    let insert = sqlx::query!(
-        "insert into nodes (id, role, public_url, internal_url, relay_url, relay_quic_port, s3_url, ticket_key)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        id,
+    let admitted = sqlx::query_scalar!(
+        "insert into nodes (id, role, public_url, internal_url, relay_url, relay_quic_port, s3_url, ticket_key, key_hash)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         on conflict (key_hash) do update set public_url = excluded.public_url, internal_url = excluded.internal_url,
+           relay_url = excluded.relay_url, relay_quic_port = excluded.relay_quic_port, s3_url = excluded.s3_url,
+           ticket_key = excluded.ticket_key, renewed_at = now(), removed_at = null
+           where nodes.role = excluded.role
+         returning id",
+        Uuid::now_v7(),
         role,
         addresses.public_url,
         addresses.internal_url,
@@ -150,9 +163,11 @@ async fn insert(tx: &mut PgConnection, role: Role, addresses: &Addresses, ticket
         i32::from(u16::try_from(addresses.relay_quic_port).unwrap_or_default()),
         addresses.s3_url,
         ticket_key,
+        key_hash,
     );
-    insert.execute(tx).await?;
-    Ok(id)
+    let admitted = admitted.fetch_optional(tx).await?;
+    admitted
+        .ok_or(Error::conflict("this key is already that of a node of another kind: give each its own state folder"))
 }
 
 // ---- Addresses and names ----
@@ -224,11 +239,16 @@ pub(crate) async fn renew(
     if let Some(addresses) = request.addresses.clone() {
         move_to(&mut tx, id, &checked_addresses(addresses, role)?).await?;
     }
-    let touch = sqlx::query!("update nodes set renewed_at = now() where id = $1 and removed_at is null", id);
-    touch.execute(&mut *tx).await?;
+    let csr = CertificateRequest::read(&request.csr_pem)?;
+    let touch = sqlx::query!(
+        "update nodes set renewed_at = now(), key_hash = $2 where id = $1 and removed_at is null",
+        id,
+        csr.key_hash()
+    );
+    touch.execute(&mut *tx).await.map_err(|error| unique(error, "this key is that of another node"))?;
     let addresses = addresses_of(&mut tx, id).await?;
     let names = names(&mut tx, role, &addresses).await?;
-    let certificate_pem = authority.certify(&request.csr_pem, &identity(role, id)?, &names, lifetime)?;
+    let certificate_pem = authority.certify(&csr, &identity(role, id)?, &names, lifetime)?;
     tx.commit().await?;
     Ok(RenewReply { certificate_pem, ca_pem: authority.ca_pem().into() })
 }

@@ -134,7 +134,7 @@ impl Refusal {
         match self {
             Self::AuthorizationPending => Some("authorization_pending"),
             Self::SlowDown => Some("slow_down"),
-            Self::AccessDenied => Some("access_denied"),
+            Self::AccessDenied(_) => Some("access_denied"),
             Self::ExpiredToken => Some("expired_token"),
             Self::InvalidGrant(_) => Some("invalid_grant"),
             Self::InvalidRequest(_) | Self::Other(Error::Invalid(_)) => Some("invalid_request"),

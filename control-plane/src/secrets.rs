@@ -25,8 +25,8 @@ pub(crate) fn is_api_key(bearer: &str) -> bool {
 }
 
 /// What is stored of a secret.
-pub(crate) fn hash(secret: &str) -> Vec<u8> {
-    digest::digest(&digest::SHA256, secret.as_bytes()).as_ref().to_vec()
+pub(crate) fn hash(secret: impl AsRef<[u8]>) -> Vec<u8> {
+    digest::digest(&digest::SHA256, secret.as_ref()).as_ref().to_vec()
 }
 
 /// A fixed-length stand-in for bytes that may be too long for an index.

@@ -7,16 +7,17 @@ use uuid::Uuid;
 
 use crate::{
     accounts::bounded,
-    api::{NewSite, Policy, PolicyChange, ReaderKey, Site},
+    api::{NewSite, Policy, PolicyChange, Pull, ReaderKey, Site},
     changes::{self, Kind},
     error::{Error, Result, unique},
     secrets,
 };
 
 mod names;
+mod pull;
 
 pub(crate) use names::check_host;
-use names::{check_reader_key_id, check_site_name};
+use names::{check_reader_key_id, check_site_host, check_site_name};
 
 const MAX_HOSTS: usize = 100;
 const MAX_READER_KEYS: usize = 20;
@@ -41,6 +42,8 @@ struct Row {
     hosts: Vec<String>,
     reader_key_ids: Vec<String>,
     reader_keys: Vec<Vec<u8>>,
+    pull_upstreams: Vec<String>,
+    pull_host: String,
 }
 
 /// Sites that are not deleted: those of one account, of these ids, of this name; each filter may be absent.
@@ -53,7 +56,7 @@ async fn rows(
     let rows = sqlx::query_as!(
         Row,
         r#"select s.id, s.account_id, a.name as account, s.name, s.public_key, s.signing_seed, s.wrapping_key, s.public,
-             s.cache_control, s.lookup_ttl_ms, s.peers, s.trust_domains, s.created_at,
+             s.cache_control, s.lookup_ttl_ms, s.peers, s.trust_domains, s.created_at, s.pull_upstreams, s.pull_host,
              array(select h.host from site_hosts h where h.site_id = s.id order by h.host) as "hosts!",
              array(select k.id from reader_keys k where k.site_id = s.id order by k.id) as "reader_key_ids!",
              array(select k.public_key from reader_keys k where k.site_id = s.id order by k.id) as "reader_keys!"
@@ -70,6 +73,7 @@ async fn rows(
 
 impl Row {
     fn for_api(self) -> Site {
+        let pull = Pull { upstreams: self.pull_upstreams, host: Some(self.pull_host).filter(|host| !host.is_empty()) };
         let keys = self.reader_key_ids.into_iter().zip(self.reader_keys);
         let policy = Policy {
             public: self.public,
@@ -86,11 +90,15 @@ impl Row {
             hosts: self.hosts,
             public_key: secrets::base64url(&self.public_key),
             policy,
+            pull: Some(pull).filter(|pull| !pull.upstreams.is_empty()),
             created_at: self.created_at,
         }
     }
 
     fn for_wire(self) -> control::Site {
+        let (upstreams, host) = (self.pull_upstreams, self.pull_host);
+        let pull = Some(upstreams).filter(|upstreams| !upstreams.is_empty());
+        let pull = pull.map(|upstreams| control::Pull { upstreams, host, ..control::Pull::default() });
         let keys = self.reader_key_ids.into_iter().zip(self.reader_keys);
         let policy = control::Policy {
             public: self.public,
@@ -109,6 +117,7 @@ impl Row {
             policy: Some(policy),
             signing_seed: self.signing_seed.into(),
             wrapping_key: self.wrapping_key.into(),
+            pull,
         }
     }
 }
@@ -116,6 +125,12 @@ impl Row {
 /// Sites as nodes see them, with their secrets; all, or those of these ids.
 pub(crate) async fn on_wire(db: &mut PgConnection, ids: Option<&[Uuid]>) -> Result<Vec<control::Site>> {
     Ok(rows(db, None, ids, None).await?.into_iter().map(Row::for_wire).collect())
+}
+
+/// Ids of the sites that were deleted.
+pub(crate) async fn deleted(tx: &mut PgConnection) -> Result<Vec<String>> {
+    let ids = sqlx::query_scalar!(r#"select id::text as "id!" from sites where deleted_at is not null order by id"#);
+    Ok(ids.fetch_all(tx).await?)
 }
 
 /// All hosts of all sites.
@@ -175,9 +190,10 @@ pub(crate) async fn create(db: &PgPool, account: Uuid, new: &NewSite) -> Result<
 async fn insert(tx: &mut PgConnection, account: Uuid, new: &NewSite) -> Result<Uuid> {
     let (id, seed, wrapping_key) = (Uuid::now_v7(), rand::random::<[u8; 32]>(), rand::random::<[u8; 32]>());
     let public_key = *TokenSigner::from_seed("", &seed).public();
+    let (upstreams, host) = pull::checked(new.pull.as_ref())?;
     let insert = sqlx::query!(
-        "insert into sites (id, account_id, name, public_key, signing_seed, wrapping_key, public)
-         values ($1, $2, $3, $4, $5, $6, $7)",
+        "insert into sites (id, account_id, name, public_key, signing_seed, wrapping_key, public, pull_upstreams, pull_host)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         id,
         account,
         new.name,
@@ -185,6 +201,8 @@ async fn insert(tx: &mut PgConnection, account: Uuid, new: &NewSite) -> Result<U
         &seed[..],
         &wrapping_key[..],
         new.public,
+        &upstreams,
+        host,
     );
     insert.execute(tx).await.map_err(|error| unique(error, "there is a site of this name"))?;
     Ok(id)
@@ -194,7 +212,7 @@ fn checked_hosts(hosts: &[String]) -> Result<Vec<String>> {
     if hosts.len() > MAX_HOSTS {
         return Err(Error::invalid(format!("a site has at most {MAX_HOSTS} hosts")));
     }
-    let mut checked = hosts.iter().map(|host| check_host(host)).collect::<Result<Vec<_>>>()?;
+    let mut checked = hosts.iter().map(|host| check_site_host(host)).collect::<Result<Vec<_>>>()?;
     checked.sort();
     checked.dedup();
     Ok(checked)
@@ -211,7 +229,7 @@ pub(crate) async fn delete(db: &PgPool, scope: Option<Uuid>, name: &str) -> Resu
 }
 
 pub(crate) async fn add_host(db: &PgPool, scope: Option<Uuid>, name: &str, host: &str) -> Result<Site> {
-    let host = check_host(host)?;
+    let host = check_site_host(host)?;
     let mut tx = db.begin().await?;
     let (id, _) = lock(&mut tx, scope, name).await?;
     let count = sqlx::query_scalar!(r#"select count(*) as "count!" from site_hosts where site_id = $1"#, id);

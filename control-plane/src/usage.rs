@@ -292,8 +292,11 @@ async fn add_rises(tx: &mut PgConnection, rises: Vec<Rise>) -> Result<()> {
 
 /// Sums of what `scope` (none: everybody) may see.
 pub(crate) async fn report(db: &PgPool, scope: Option<Uuid>, query: &UsageQuery) -> Result<UsageReport> {
-    let from = query.from.as_deref().map(|text| time_of(text, "from")).transpose()?;
-    let to = query.to.as_deref().map(|text| time_of(text, "to")).transpose()?;
+    let from = query.from.as_deref().map(|text| hour_of(text, "from")).transpose()?;
+    let to = query.to.as_deref().map(|text| hour_of(text, "to")).transpose()?;
+    if from.zip(to).is_some_and(|(from, to)| from >= to) {
+        return Err(Error::invalid("from: an hour before that of `to`"));
+    }
     let limit = query.limit.unwrap_or(MAX_REPORT_ROWS).min(MAX_REPORT_ROWS) as usize;
     let rows = sqlx::query_as!(
         UsageRow,
@@ -320,6 +323,14 @@ pub(crate) async fn report(db: &PgPool, scope: Option<Uuid>, query: &UsageQuery)
     let truncated = rows.len() > limit;
     rows.truncate(limit);
     Ok(UsageReport { rows, truncated })
+}
+
+/// The beginning of the hour: usage knows no smaller step.
+fn hour_of(text: &str, what: &'static str) -> Result<OffsetDateTime> {
+    let time = time_of(text, what)?;
+    Ok(time
+        - time::Duration::seconds(time.unix_timestamp().rem_euclid(HOUR))
+        - time::Duration::nanoseconds(time.nanosecond().into()))
 }
 
 /// RFC 3339, or a day in UTC.

@@ -1,6 +1,6 @@
 //! May this reader have this object? Public sites: yes. Others: with a grant that the provider signed.
 
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, Uri, header, request::Parts};
 use umbel_wire::{
     control::Site,
     token::{Grant, KeySet, TokenError},
@@ -43,6 +43,23 @@ pub(crate) fn brought<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a st
     })
 }
 
+/// Removes the grant from a request that goes on to the provider's server: it is for the edge, and neither a part of the
+/// object's name nor a secret to hand on.
+pub(crate) fn take_out(request: &mut Parts) {
+    if bearer(&request.headers).is_some() {
+        request.headers.remove(header::AUTHORIZATION);
+    }
+    let Some(query) = request.uri.query() else { return };
+    let rest: Vec<_> =
+        query.split('&').filter(|pair| pair.split_once('=').is_none_or(|(name, _)| name != PARAMETER)).collect();
+    let (path, rest) = (request.uri.path(), rest.join("&"));
+    let target = if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") };
+    let mut uri = std::mem::take(&mut request.uri).into_parts();
+    // A part of a target that was good is a good target.
+    uri.path_and_query = target.parse().ok();
+    request.uri = Uri::from_parts(uri).unwrap_or_default();
+}
+
 /// The bearer token of a request.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
@@ -80,6 +97,21 @@ mod tests {
         check_private(Some(&grant("docs", "/", NOW + 100, NOW + 200, 1)), refused(TokenError::NotYet));
         check_private(Some(&grant("docs", "/", 0, NOW + 1, 2)), refused(TokenError::Signature));
         check_private(Some("nonsense"), refused(TokenError::Malformed));
+    }
+
+    #[test]
+    fn a_grant_does_not_go_on() {
+        for (target, rest) in [
+            ("https://a.test/x?a=b&umbel_grant=q&c", "https://a.test/x?a=b&c"),
+            ("/x?umbel_grant=q", "/x"),
+            ("/x?a=%20", "/x?a=%20"),
+            ("/x", "/x"),
+        ] {
+            let request = http::Request::get(target).header("authorization", "Bearer g").body(()).unwrap();
+            let mut parts = request.into_parts().0;
+            take_out(&mut parts);
+            assert_eq!((parts.uri.to_string().as_str(), parts.headers.len()), (rest, 0));
+        }
     }
 
     #[test]

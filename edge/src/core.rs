@@ -6,7 +6,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_wire::token::TokenSigner;
 
 use crate::{
-    agents::session::Sessions, fill::Fill, fleet::Fleet, lookup::Lookup, meter::Meter, metrics::Metrics,
+    agents::session::Sessions, cache::Cache, fill::Fill, fleet::Fleet, lookup::Lookup, meter::Meter, metrics::Metrics,
     petal::PetalHandle, plaintext::Plaintext, spool::Spool, uplink::Uplink, view::Current,
 };
 
@@ -20,6 +20,8 @@ pub(crate) struct Core {
     pub(crate) lookup: Arc<Lookup>,
     pub(crate) fill: Arc<Fill>,
     pub(crate) plaintext: Plaintext,
+    /// Of sites that are pulled.
+    pub(crate) cache: Cache,
     pub(crate) spool: Arc<Spool>,
     pub(crate) meter: Meter,
     pub(crate) metrics: Metrics,

@@ -21,6 +21,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{
     agents::session::Sessions,
+    cache::Cache,
     config::Config,
     core::Core,
     fill::Fill,
@@ -43,7 +44,7 @@ use crate::{
 /// For what still runs when the doors are closed.
 const LAST_WORK: Duration = Duration::from_secs(10);
 
-const GAUGES_EVERY: Duration = Duration::from_secs(5);
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
 
 /// Who an edge is, and whom it reports to.
 pub struct Identity {
@@ -121,7 +122,9 @@ impl Edge {
         ops.register(|registry| core.metrics.register(registry));
         let background_end = CancellationToken::new();
         let servers = serve(doors, &core, &ops);
-        let background = run_beside(&core, beside, identity, installation, &ops, &background_end);
+        let mut background = run_beside(&core, beside, identity, installation, &ops, &background_end);
+        let service = relay.relay_service().context("the relay does not run")?.clone();
+        background.spawn(until(background_end.clone(), relay::drop_revoked(core.clone(), service)));
         info!(node = core.node_id, ?ports, "edge is open");
         Ok(Self { ports, core, ops, servers, background, background_end, relay })
     }
@@ -157,6 +160,7 @@ impl Edge {
             warn!(%error, "the relay did not stop cleanly");
         }
         self.core.fill.close().await;
+        self.core.cache.close().await;
         info!("edge is closed");
     }
 }
@@ -169,6 +173,7 @@ async fn build(
 ) -> anyhow::Result<(Arc<Core>, Beside)> {
     let (limits, tasks, metrics) = (&config.limits, TaskTracker::new(), Metrics::default());
     let client_tls = tls::client(&identity.ca, Some(identity.certificate.clone()))?;
+    let cache = Cache::open(&config.state.join("bodies"), limits, &client_tls).await?;
     let fleet = Arc::new(Fleet::new(&identity.node_id, client_tls));
     let (lookups, table) = Table::open(&config.state.join("lookup.redb"), limits.lookup_entries)?;
     let ends = || (tasks.clone(), shutdown.clone());
@@ -192,6 +197,7 @@ async fn build(
             tasks.clone(),
             shutdown.clone(),
         ),
+        cache,
         meter: Meter { spool: spool.clone(), metrics: metrics.clone() },
         sessions: Sessions::new(limits.sessions),
         uplink: limits.uplink.map(Uplink::new),

@@ -1,7 +1,7 @@
 //! Finds a chunk's ciphertext: in memory, on disk, at the chunk's edge, at an origin. Concurrent misses are one fill, and
 //! nothing is kept or passed on whose BLAKE3 name does not match.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -27,11 +27,15 @@ pub(crate) use name::Name;
 /// Says which chunk an edge wants of another: its BLAKE3 name in hex.
 pub(crate) const NAME_HEADER: &str = "umbel-chunk";
 
-/// Fills under way at once; more wait.
-const FILLS: usize = 64;
+/// Chunks that are asked of origins at once, and of other edges; more wait. Counted apart, and never held while waiting for
+/// the other kind: two edges that each wait for the other would wait for good.
+const ASKED_AT_ONCE: usize = 64;
 
-/// For one chunk from one source.
+/// For a source that says nothing at all. One that answers others meanwhile has much to do: to ask elsewhere would add to it.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// For one chunk from one source in any case, in times [`PATIENCE`].
+const TURNS: usize = 4;
 
 /// A disk block of the cache holds several of the largest chunks.
 const BLOCK: usize = 32 * 1024 * 1024;
@@ -107,8 +111,15 @@ pub(crate) struct Fill {
     cache: HybridCache<Name, Bytes>,
     fleet: Arc<Fleet>,
     flights: Flights<(Name, Reach), Outcome>,
-    free: Semaphore,
+    free: Free,
     metrics: Metrics,
+}
+
+/// Who may be asked for one more chunk now.
+#[derive(Debug)]
+struct Free {
+    origins: Semaphore,
+    edges: Semaphore,
 }
 
 impl Fill {
@@ -122,7 +133,8 @@ impl Fill {
     ) -> anyhow::Result<Self> {
         umbel_service::files::private_folder(folder)?;
         let cache = open_cache(folder, limits).await.context("cannot open the chunk cache")?;
-        let (flights, free) = (Flights::new(tasks, shutdown), Semaphore::new(FILLS));
+        let free = Free { origins: Semaphore::new(ASKED_AT_ONCE), edges: Semaphore::new(ASKED_AT_ONCE) };
+        let flights = Flights::new(tasks, shutdown);
         Ok(Self { cache, fleet, flights, free, metrics })
     }
 
@@ -148,8 +160,6 @@ impl Fill {
             Ok(None) => self.metrics.chunk("miss"),
             Err(error) => warn!(%error, "the chunk cache cannot be read"),
         }
-        // Closed never.
-        let _permit = self.free.acquire().await;
         let bytes = self.fetch(&wanted, reach).await?;
         self.cache.insert(key, bytes.clone());
         Ok((bytes, Found::Filled))
@@ -158,10 +168,11 @@ impl Fill {
     async fn fetch(&self, wanted: &Wanted, reach: Reach) -> Result<Bytes, FillError> {
         let mut last = "there is no origin".to_owned();
         let edge = self.fleet.edge_of_chunk(wanted.name.as_bytes()).filter(|_| reach == Reach::Fleet);
-        let origins = self.fleet.origins(wanted.name.as_bytes());
-        let sources =
-            edge.map(|edge| ("edge", edge)).into_iter().chain(origins.into_iter().map(|node| ("origin", node)));
-        for (kind, source) in sources {
+        let origins = self.fleet.origins(wanted.name.as_bytes()).into_iter();
+        let edge = edge.into_iter().map(|node| ("edge", &self.free.edges, node));
+        for (kind, free, source) in edge.chain(origins.map(|node| ("origin", &self.free.origins, node))) {
+            // Closed never.
+            let _permit = free.acquire().await;
             match self.fetch_from(&source, wanted).await {
                 Ok(bytes) => {
                     self.metrics.filled(kind);
@@ -181,7 +192,10 @@ impl Fill {
     async fn fetch_from(&self, source: &Member, wanted: &Wanted) -> anyhow::Result<Bytes> {
         let (path, header) = (wanted.path(), (NAME_HEADER, wanted.name.to_string()));
         let get = self.fleet.get(source, &path, header, wanted.length);
-        let answer = timeout(PATIENCE, get).await.context("no answer in time").and_then(|answer| answer);
+        let answer = patiently(get, || source.has_answered(PATIENCE))
+            .await
+            .context("no answer in time")
+            .and_then(|answer| answer);
         let (status, bytes) = answer.inspect_err(|_| source.failed())?;
         if status.is_server_error() && status != StatusCode::BAD_GATEWAY {
             source.failed();
@@ -204,6 +218,20 @@ impl Fill {
     }
 }
 
+/// What `get` brings, unless the source is silent for too long.
+async fn patiently<T>(get: impl Future<Output = T>, is_talking: impl Fn() -> bool) -> Option<T> {
+    let mut get = pin!(get);
+    for _ in 0..TURNS {
+        if let Ok(answer) = timeout(PATIENCE, get.as_mut()).await {
+            return Some(answer);
+        }
+        if !is_talking() {
+            break;
+        }
+    }
+    None
+}
+
 async fn open_cache(folder: &Path, limits: &Limits) -> anyhow::Result<HybridCache<Name, Bytes>> {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let device = FsDeviceBuilder::new(folder).with_capacity(size(limits.disk_cache)).build()?;
@@ -223,4 +251,26 @@ async fn open_cache(folder: &Path, limits: &Limits) -> anyhow::Result<HybridCach
         .with_engine_config(engine)
         .build();
     Ok(cache.await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn check(answers_after: u64, is_talking: bool, expected: Option<u64>) {
+        let get = async {
+            tokio::time::sleep(Duration::from_secs(answers_after)).await;
+            answers_after
+        };
+        assert_eq!(patiently(get, || is_talking).await, expected, "{answers_after} s, talking: {is_talking}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_has_much_to_do_is_waited_for_and_one_that_is_silent_is_not() {
+        check(19, false, Some(19)).await;
+        check(21, false, None).await;
+        check(21, true, Some(21)).await;
+        check(79, true, Some(79)).await;
+        check(81, true, None).await;
+    }
 }

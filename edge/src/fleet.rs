@@ -19,7 +19,7 @@ use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use umbel_service::{
     client::{self, HttpClient},
     installation::Installation,
@@ -31,7 +31,7 @@ use umbel_wire::{
 
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-const LONGEST_REST: Duration = Duration::from_secs(30);
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// Another server.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub(crate) struct Member {
     failures: AtomicU32,
     /// Milliseconds after `begun`.
     resting_until: AtomicU64,
+    /// Milliseconds after `begun`.
+    last_answer: AtomicU64,
 }
 
 impl Member {
@@ -53,6 +55,7 @@ impl Member {
 
     /// It answered.
     pub(crate) fn answered(&self) {
+        self.last_answer.store(self.now(), Ordering::Relaxed);
         if self.failures.swap(0, Ordering::Relaxed) > 0 {
             info!(node = self.id, "is back");
         }
@@ -69,10 +72,25 @@ impl Member {
         }
     }
 
-    fn is_due(&self) -> bool {
-        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        !self.is_well() && now >= self.resting_until.load(Ordering::Relaxed)
+    /// Whether it has answered anything within `span`.
+    pub(crate) fn has_answered(&self, span: Duration) -> bool {
+        let last = self.last_answer.load(Ordering::Relaxed);
+        last > 0 && Duration::from_millis(self.now().saturating_sub(last)) < span
     }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn is_due(&self) -> bool {
+        !self.is_well() && self.now() >= self.resting_until.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether there was a connection.
+fn is_broken_off(error: &anyhow::Error) -> bool {
+    let asking = error.downcast_ref::<hyper_util::client::legacy::Error>();
+    asking.is_some_and(|error| !error.is_connect()) || error.is::<hyper::Error>()
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +140,7 @@ impl Fleet {
             begun: Instant::now(),
             failures: AtomicU32::new(0),
             resting_until: AtomicU64::new(0),
+            last_answer: AtomicU64::new(0),
         }))
     }
 
@@ -136,6 +155,11 @@ impl Fleet {
         origins
     }
 
+    /// Whether an origin may be asked, as far as is known.
+    pub(crate) fn has_origin(&self) -> bool {
+        self.members.load().origins.iter().any(|origin| origin.is_well())
+    }
+
     /// The edge that fills the chunk of this name, if it is another one.
     pub(crate) fn edge_of_chunk(&self, name: &[u8]) -> Option<Arc<Member>> {
         let members = self.members.load();
@@ -144,7 +168,8 @@ impl Fleet {
         members.edges.iter().find(|edge| edge.id == first).cloned()
     }
 
-    /// `GET path` at a member: status and at most `limit` bytes of body.
+    /// `GET path` at a member: status and at most `limit` bytes of body. All requests to a member share a connection: that one
+    /// which stood breaks says nothing of the member, and is no reason for all of them to turn to others at once.
     pub(crate) async fn get(
         &self,
         member: &Member,
@@ -154,10 +179,23 @@ impl Fleet {
     ) -> anyhow::Result<(StatusCode, Bytes)> {
         let uri = client::join(&member.url, path)?;
         let request = Request::get(uri).header(header.0, header.1).body(Full::default())?;
+        match self.get_once(request.clone(), limit).await {
+            Err(error) if is_broken_off(&error) => {
+                debug!(node = member.id, error = format!("{error:#}"), "the connection broke, asking again");
+                self.get_once(request, limit).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn get_once(&self, request: Request<Full<Bytes>>, limit: usize) -> anyhow::Result<(StatusCode, Bytes)> {
         let response = self.http.request(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), limit).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("body: {error}"))?;
+        let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(error) => anyhow::Error::from(*error).context("body"),
+            Err(error) => anyhow::anyhow!("body: {error}"),
+        })?;
         Ok((status, body.to_bytes()))
     }
 

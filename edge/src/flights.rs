@@ -52,6 +52,14 @@ where
         value.clone()
     }
 
+    /// Has `key` fetched, if it is not being fetched already, and does not wait.
+    pub(crate) fn start<F>(&self, key: K, fetch: impl FnOnce() -> F)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        drop(self.board(key, fetch));
+    }
+
     fn board<F>(&self, key: K, fetch: impl FnOnce() -> F) -> watch::Receiver<Option<V>>
     where
         F: Future<Output = V> + Send + 'static,

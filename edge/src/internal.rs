@@ -1,13 +1,14 @@
 //! The port of the other edges: ciphertext by `GET /v1/chunks/{site id}/{version id, hex}/{index}` with the chunk's name
 //! in a field, from the cache or else from an origin, never from a third edge.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     extract::{Request, State},
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use tokio::time::timeout;
 use umbel_content::{ChunkIndex, MAX_CHUNK_SIZE, TAG_LEN};
 use umbel_service::tls::{NodeRole, PeerIdentity};
 
@@ -18,14 +19,21 @@ use crate::{
     refusal::refusal,
 };
 
+/// How long an edge that is not known may be one that has just joined.
+const NEWS: Duration = Duration::from_secs(2);
+
 /// Answers another edge.
 pub(crate) async fn answer(State(core): State<Arc<Core>>, request: Request) -> Response<Body> {
     let (parts, _) = request.into_parts();
     if parts.uri.path() == "/healthz" {
         return Response::new(Body::from("ok\n"));
     }
-    let identity = parts.extensions.get::<PeerIdentity>();
-    if !identity.is_some_and(|identity| is_edge(&core, identity)) {
+    let identity = parts.extensions.get::<PeerIdentity>().filter(|identity| identity.role == NodeRole::Edge);
+    let is_member = match identity {
+        Some(identity) => is_member(&core, &identity.node_id).await,
+        None => false,
+    };
+    if !is_member {
         return refusal(StatusCode::FORBIDDEN, "for edges of this installation only");
     }
     if parts.method != Method::GET {
@@ -45,9 +53,16 @@ pub(crate) async fn answer(State(core): State<Arc<Core>>, request: Request) -> R
     }
 }
 
-/// A node that was removed keeps its certificate until it expires; that is not enough.
-fn is_edge(core: &Core, identity: &PeerIdentity) -> bool {
-    identity.role == NodeRole::Edge && core.view.load().installation.nodes.contains_key(&identity.node_id)
+/// A node that was removed keeps its certificate until it expires; that is not enough. One that has just joined may know of
+/// this edge before this edge hears of it.
+async fn is_member(core: &Core, node_id: &str) -> bool {
+    let is_known = || core.view.load().installation.nodes.contains_key(node_id);
+    let mut changes = core.view.changes();
+    let heard_of = async {
+        while !is_known() && changes.changed().await.is_ok() {}
+        is_known()
+    };
+    timeout(NEWS, heard_of).await.unwrap_or(false)
 }
 
 fn wanted(path: &str, headers: &HeaderMap) -> Option<Wanted> {

@@ -8,6 +8,7 @@
 
 mod access;
 mod agents;
+mod cache;
 mod config;
 mod core;
 mod edge;
@@ -33,4 +34,5 @@ mod view;
 
 pub use config::{Config, Limits};
 pub use edge::{Edge, Identity, Ports};
+pub use metrics::LARGE_OBJECT;
 pub use run::run;

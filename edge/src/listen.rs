@@ -25,9 +25,6 @@ use crate::{
     route::{Station, station},
 };
 
-/// A URL of 100 KB still gets an answer that says what is wrong with it.
-const PUBLIC_HEADER_BYTES: usize = 128 * 1024;
-
 /// Bound ports.
 #[derive(Debug)]
 pub(crate) struct Doors {
@@ -42,7 +39,7 @@ impl Doors {
         let public_tls = tls::server(identity.certificate.clone(), ClientAuth::None)?;
         let internal_tls = tls::server(identity.certificate.clone(), ClientAuth::Required(&identity.ca))?;
         let connections = config.limits.connections;
-        let limits = Limits { connections, header_bytes: PUBLIC_HEADER_BYTES, ..Limits::default() };
+        let limits = Limits { connections, ..Limits::default() };
         Ok(Self {
             public: Listener::bind(config.public_listen, Some(public_tls), limits).await.context("public port")?,
             internal: Listener::bind(config.internal_listen, Some(internal_tls), Limits::default())
@@ -72,10 +69,7 @@ async fn public(State(Public { core, agents }): State<Public>, request: Request)
             let (parts, _) = request.into_parts();
             agents::chunks::serve(&core, &parts.method, parts.uri.path(), &parts.headers).await
         }
-        Station::Readers => {
-            let (parts, _) = request.into_parts();
-            respond::answer(&core, &parts).await
-        }
+        Station::Readers => respond::answer(&core, request).await,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which version of an object is current? Asks the origin at most once per `lookup_ttl_ms` and object, however many
-//! readers there are; while no origin answers, the last answer stands.
+//! readers there are; while no origin answers, the last answer stands. Readers of an object that others have just read do not
+//! wait for the origin: the question that is due is asked behind them (as in RFC 5861, section 3). Nor does anyone while all
+//! origins are known to be away: the first who finds out waits, once, and not once for each object.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +33,10 @@ const MEMORY: u64 = 128 * 1024 * 1024;
 
 /// "There is none" is believed no longer than this.
 const ABSENT_FOR: Duration = Duration::from_secs(2);
+
+/// An answer is used while the next one is fetched if it is no older than twice its life, or its life and this. So a version
+/// stays for at most so long, and as long as an origin takes, beyond `lookup_ttl_ms`; with 0 there, not at all.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// After a failure, a stale answer is used this long before an origin is asked again.
 const STALE_FOR: Duration = Duration::from_secs(1);
@@ -119,6 +125,49 @@ struct Answer {
     version: Option<Arc<Version>>,
     /// Stands until then without asking anyone.
     until: Instant,
+    /// Stands until then while somebody is asked.
+    grace: Instant,
+}
+
+/// What an answer is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Fresh,
+    WhileAsking,
+    Over,
+}
+
+impl Answer {
+    /// There is this version, for so long.
+    fn found(version: Arc<Version>, life: Duration) -> Self {
+        Self::lasting(Some(version), life, GRACE)
+    }
+
+    /// There is none, for so long. Somebody may be waiting for it to be there: no grace.
+    fn absent(life: Duration) -> Self {
+        Self::lasting(None, life, Duration::ZERO)
+    }
+
+    fn lasting(version: Option<Arc<Version>>, life: Duration, grace: Duration) -> Self {
+        let until = Instant::now() + life;
+        Self { version, until, grace: until + life.min(grace) }
+    }
+
+    /// The same while it is being replaced, which takes no longer than an origin may.
+    fn while_asking(self) -> Self {
+        let until = Instant::now() + PATIENCE;
+        Self { until, grace: until, ..self }
+    }
+
+    fn use_at(&self, now: Instant) -> Use {
+        if now < self.until {
+            Use::Fresh
+        } else if now < self.grace {
+            Use::WhileAsking
+        } else {
+            Use::Over
+        }
+    }
 }
 
 type Outcome = Result<Arc<Version>, LookupError>;
@@ -150,14 +199,25 @@ impl Lookup {
     /// The version of `path` that is current.
     pub(crate) async fn current(self: &Arc<Self>, site: &Site, path: &ObjectPath) -> Outcome {
         let key = (site.id.clone(), path.as_str().to_owned());
-        if let Some(answer) = self.current.get(&key).await
-            && Instant::now() < answer.until
-        {
+        let answer = self.current.get(&key).await;
+        let good = answer.as_ref().map_or(Use::Over, |answer| self.good_for(answer));
+        if let (Use::Fresh, Some(answer)) = (good, answer.clone()) {
             return answer.version.ok_or(LookupError::Absent);
         }
         let (lookup, site, path) = (self.clone(), site.clone(), path.clone());
-        let flight = self.flights.join((key.clone(), None), || async move { lookup.ask(site, path, key).await });
-        flight.await.unwrap_or(Err(LookupError::Unavailable))
+        let flight = (key.clone(), None);
+        let refresh = || async move { lookup.refresh(site, path, key).await };
+        if let (Use::WhileAsking, Some(answer)) = (good, answer) {
+            self.flights.start(flight, refresh);
+            return answer.version.ok_or(LookupError::Absent);
+        }
+        self.flights.join(flight, refresh).await.unwrap_or(Err(LookupError::Unavailable))
+    }
+
+    /// A version from before, however old, is good while somebody is asked, if nobody is expected to answer.
+    fn good_for(&self, answer: &Answer) -> Use {
+        let good = answer.use_at(Instant::now());
+        if good == Use::Over && answer.version.is_some() && !self.fleet.has_origin() { Use::WhileAsking } else { good }
     }
 
     /// This version of `path`, current or not, as long as the origin keeps it.
@@ -178,6 +238,9 @@ impl Lookup {
     }
 
     async fn ask_for(self: Arc<Self>, site: Site, path: ObjectPath, key: Key, id: VersionId) -> Outcome {
+        if let Some(version) = self.by_id.get(&(key.clone(), id)).await {
+            return Ok(version);
+        }
         // After a restart the table may be all there is.
         if let Some(version) = self.remembered(&site, &path, &key).await
             && version.manifest.version_id() == id
@@ -195,23 +258,37 @@ impl Lookup {
         Ok(version)
     }
 
+    /// Asks, unless another flight has landed since this one was called for. Whoever comes in the meantime is served the answer
+    /// that is there, if it is still good for that.
+    async fn refresh(self: Arc<Self>, site: Site, path: ObjectPath, key: Key) -> Outcome {
+        if let Some(answer) = self.current.get(&key).await {
+            match self.good_for(&answer) {
+                Use::Fresh => return answer.version.ok_or(LookupError::Absent),
+                Use::WhileAsking => self.current.insert(key.clone(), answer.while_asking()).await,
+                Use::Over => {}
+            }
+        }
+        self.ask(site, path, key).await
+    }
+
     async fn ask(self: Arc<Self>, site: Site, path: ObjectPath, key: Key) -> Outcome {
         let known = match self.current.get(&key).await {
             Some(answer) => answer.version,
-            None => self.remembered(&site, &path, &key).await,
+            None => match self.remembered(&site, &path, &key).await {
+                Some(version) if !self.fleet.has_origin() => return self.stands_for(STALE_FOR, key, version).await,
+                remembered => remembered,
+            },
         };
         let patience = if known.is_some() { PATIENCE } else { LONG_PATIENCE };
         let known_id = known.as_ref().map(|version| version.manifest.version_id());
         let answered = self.resolve(&key, request(&site, &path, None, known_id), patience).await;
         match (answered, known) {
-            (Ok(reply), Some(version)) if reply.unchanged => self.stands(&site, key, version).await,
+            (Ok(reply), Some(version)) if reply.unchanged => self.stands_for(ttl(&site), key, version).await,
             (Ok(reply), _) => self.found(&site, &path, key, reply).await,
             (Err(status), _) if status.code() == Code::NotFound => self.absent(&site, key).await,
             (Err(status), Some(version)) => {
                 debug!(site = site.name, %path, %status, "no origin answers, the last version stands");
-                let until = Instant::now() + STALE_FOR;
-                self.current.insert(key, Answer { version: Some(version.clone()), until }).await;
-                Ok(version)
+                self.stands_for(STALE_FOR, key, version).await
             }
             (Err(status), None) => {
                 warn!(site = site.name, %path, %status, "no origin answers");
@@ -220,9 +297,8 @@ impl Lookup {
         }
     }
 
-    async fn stands(&self, site: &Site, key: Key, version: Arc<Version>) -> Outcome {
-        let until = Instant::now() + ttl(site);
-        self.current.insert(key, Answer { version: Some(version.clone()), until }).await;
+    async fn stands_for(&self, life: Duration, key: Key, version: Arc<Version>) -> Outcome {
+        self.current.insert(key, Answer::found(version.clone(), life)).await;
         Ok(version)
     }
 
@@ -231,13 +307,12 @@ impl Lookup {
             .inspect_err(|error| warn!(site = site.name, %path, %error, "refused what the origin sent"))?;
         let version = Arc::new(version);
         self.table.keep(key.clone(), version.clone());
-        self.stands(site, key, version).await
+        self.stands_for(ttl(site), key, version).await
     }
 
     async fn absent(&self, site: &Site, key: Key) -> Outcome {
         self.table.forget(key.clone());
-        let until = Instant::now() + ttl(site).min(ABSENT_FOR);
-        self.current.insert(key, Answer { version: None, until }).await;
+        self.current.insert(key, Answer::absent(ttl(site).min(ABSENT_FOR))).await;
         Err(LookupError::Absent)
     }
 
@@ -299,4 +374,33 @@ fn failure(status: &Status) -> LookupError {
 
 fn ttl(site: &Site) -> Duration {
     Duration::from_millis(site.policy.as_ref().map_or(0, |policy| policy.lookup_ttl_ms).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(answer: &Answer, after_ms: u64, expected: Use) {
+        let good = answer.use_at(Instant::now() + Duration::from_millis(after_ms));
+        assert_eq!(good, expected, "after {after_ms} ms: {answer:?}");
+    }
+
+    fn found(life_ms: u64) -> Answer {
+        Answer::lasting(None, Duration::from_millis(life_ms), GRACE)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_long_an_answer_is_good() {
+        check(&found(0), 0, Use::Over);
+        check(&found(1000), 999, Use::Fresh);
+        check(&found(1000), 1000, Use::WhileAsking);
+        check(&found(1000), 1999, Use::WhileAsking);
+        check(&found(1000), 2000, Use::Over);
+        check(&found(60_000), 61_999, Use::WhileAsking);
+        check(&found(60_000), 62_000, Use::Over);
+        check(&Answer::absent(Duration::from_secs(1)), 999, Use::Fresh);
+        check(&Answer::absent(Duration::from_secs(1)), 1000, Use::Over);
+        check(&found(0).while_asking(), 1999, Use::Fresh);
+        check(&found(0).while_asking(), 2000, Use::Over);
+    }
 }

@@ -18,6 +18,15 @@ pub(crate) struct Kind {
     kind: &'static str,
 }
 
+/// Objects of at least this many bytes count as large: they have many chunks, and peers are there for them.
+pub const LARGE_OBJECT: u64 = 8 * 1024 * 1024;
+
+/// `object` of which bytes were sent: `large` ([`LARGE_OBJECT`]) or `small`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Size {
+    object: &'static str,
+}
+
 /// All metrics of an edge.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
@@ -29,8 +38,7 @@ pub(crate) struct Metrics {
     receipts: Family<Kind, Counter>,
     /// Plaintext bytes to HTTP readers.
     pub(crate) reader_bytes: Counter,
-    /// Ciphertext bytes to agents, also those that never arrived.
-    pub(crate) sent_bytes: Counter,
+    sent_bytes: Family<Size, Counter>,
     /// Live sessions of agents.
     pub(crate) sessions: Gauge,
     /// Bytes that wait for the control plane.
@@ -47,7 +55,11 @@ impl Metrics {
         registry.register("session_refusals", "Sessions refused, by reason", self.refusals.clone());
         registry.register("receipts", "Receipts handed in, taken or refused", self.receipts.clone());
         registry.register("reader_bytes", "Plaintext bytes sent to readers", self.reader_bytes.clone());
-        registry.register("sent_bytes", "Ciphertext bytes sent to agents", self.sent_bytes.clone());
+        registry.register(
+            "sent_bytes",
+            "Ciphertext bytes sent to agents, by size of the object",
+            self.sent_bytes.clone(),
+        );
         registry.register("sessions", "Live sessions of agents", self.sessions.clone());
         registry.register(
             "spool_bytes",
@@ -66,6 +78,12 @@ impl Metrics {
             _ => "5xx",
         };
         self.requests.get_or_create(&Class { class }).inc();
+    }
+
+    /// Ciphertext bytes went to an agent, whether or not they arrive; `length` is that of the whole object.
+    pub(crate) fn sent(&self, length: u64, bytes: usize) {
+        let object = if length < LARGE_OBJECT { "small" } else { "large" };
+        self.sent_bytes.get_or_create(&Size { object }).inc_by(bytes as u64);
     }
 
     /// A chunk was looked for and found here (`memory`, `disk`, `plaintext`), or not (`miss`).

@@ -1,18 +1,22 @@
 //! The embedded iroh relay and address discovery: ours, under our certificate, for members only.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use iroh_relay::server::{
     Access, AccessControl, CertConfig, ClientRequest, QuicConfig, RelayConfig, Server, ServerConfig, TlsConfig,
+    http_server::RelayService,
 };
-use tracing::debug;
+use tracing::{debug, info};
 use umbel_service::{
     tls::{self, ClientAuth, LiveCertificate},
     unix_now,
 };
 
 use crate::{agents, config::Config, core::Core};
+
+/// Who was let in just before the revocation came is found this much later.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Admits endpoints whose owner shows a membership for that very key, or has a session here.
 struct MembersOnly(Arc<Core>);
@@ -68,4 +72,23 @@ pub(crate) async fn start(
     server.relay = Some(relay);
     server.quic = Some(quic);
     Server::spawn(server).await.with_context(|| format!("cannot start the relay on {}", config.relay_listen))
+}
+
+/// Ends the connections of agents as soon as their memberships are revoked, for as long as the relay lives.
+pub(crate) async fn drop_revoked(core: Arc<Core>, relay: RelayService) {
+    let mut changes = core.view.changes();
+    let mut looks = tokio::time::interval(LOOK_AGAIN);
+    loop {
+        tokio::select! {
+            Ok(()) = changes.changed() => {}
+            _ = looks.tick() => {}
+        }
+        let revoked = core.view.load_full().installation.clone();
+        for agent in &revoked.revoked {
+            let connected = agent.try_into().is_ok_and(|endpoint| relay.clients().disconnect(endpoint, None));
+            if connected {
+                info!(agent = %hex::encode(&agent[..5]), "membership revoked: off the relay");
+            }
+        }
+    }
 }

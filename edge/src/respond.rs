@@ -7,7 +7,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use tracing::error;
 use umbel_content::{ObjectPath, PathError};
 use umbel_http_cache::{
@@ -18,6 +18,7 @@ use umbel_wire::control::Site;
 
 use crate::{
     access::{self, NoAccess},
+    cache,
     core::Core,
     fill::Found,
     lookup::{LookupError, Version},
@@ -35,30 +36,15 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// As this cache calls itself in `Cache-Status`.
 const CACHE_NAME: &str = "umbel-edge";
 
-/// Fields that describe the connection or that the edge writes itself: an object cannot set them.
-const OURS: [&str; 12] = [
-    "accept-ranges",
-    "age",
-    "cache-status",
-    "connection",
-    "content-length",
-    "content-range",
-    "content-type",
-    "date",
-    "etag",
-    "last-modified",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// Answers one request of a reader.
-pub(crate) async fn answer(core: &Arc<Core>, request: &Parts) -> Response<Body> {
+pub(crate) async fn answer(core: &Arc<Core>, request: Request<Body>) -> Response<Body> {
+    let is_head = request.method() == Method::HEAD;
     let response = match serve(core, request).await {
         Ok(response) => response,
         Err(refused) => *refused,
     };
     core.metrics.answered(response.status());
-    if request.method == Method::HEAD {
+    if is_head {
         // The fields say what a GET would bring.
         return response.map(|_| Body::empty());
     }
@@ -69,17 +55,35 @@ pub(crate) async fn answer(core: &Arc<Core>, request: &Parts) -> Response<Body> 
 type Refused = Box<Response<Body>>;
 type Answered = Result<Response<Body>, Refused>;
 
-async fn serve(core: &Arc<Core>, request: &Parts) -> Answered {
+async fn serve(core: &Arc<Core>, request: Request<Body>) -> Answered {
     let view = core.view.load_full();
-    let site = find_site(&view, request)?;
+    let (parts, body) = request.into_parts();
+    let site = find_site(&view, &parts)?;
+    if site.pull.is_some() {
+        pulled(core, &view, site, parts, body).await
+    } else {
+        uploaded(core, &view, site, &parts).await
+    }
+}
+
+/// What the provider's own server has.
+async fn pulled(core: &Arc<Core>, view: &View, site: &Site, mut request: Parts, body: Body) -> Answered {
+    if !access::is_public(site) {
+        let path = ObjectPath::from_uri(request.uri.path()).map_err(|error| Box::new(bad_path(&error)))?;
+        check_access(view, site, &path, &request)?;
+        access::take_out(&mut request);
+    }
+    Ok(cache::answer(core, site, Request::from_parts(request, body)).await)
+}
+
+/// What was uploaded.
+async fn uploaded(core: &Arc<Core>, view: &View, site: &Site, request: &Parts) -> Answered {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(not_allowed().into());
     }
     let path =
         ObjectPath::from_uri(request.uri.path()).and_then(route::object).map_err(|error| Box::new(bad_path(&error)))?;
-    let grant = access::brought(&request.headers, &request.uri);
-    access::check(site, &view.reader_keys(&site.id), path.as_str(), grant, unix_now())
-        .map_err(|error| Box::new(no_access(error)))?;
+    check_access(view, site, &path, request)?;
     let found = core.lookup.current(site, &path).await;
     let version = found.map_err(|error| {
         let response = no_version(&error);
@@ -87,6 +91,12 @@ async fn serve(core: &Arc<Core>, request: &Parts) -> Answered {
         Refused::from(response)
     })?;
     respond(core, request, site, version).await
+}
+
+fn check_access(view: &View, site: &Site, path: &ObjectPath, request: &Parts) -> Result<(), Refused> {
+    let grant = access::brought(&request.headers, &request.uri);
+    access::check(site, &view.reader_keys(&site.id), path.as_str(), grant, unix_now())
+        .map_err(|error| no_access(error).into())
 }
 
 fn find_site<'a>(view: &'a View, request: &Parts) -> Result<&'a Site, Refused> {
@@ -210,8 +220,8 @@ async fn first_chunk(
 
 /// Fields of every answer about the object that do not depend on the request.
 fn describe(fields: &mut HeaderMap, site: &Site, version: &Version) {
-    let stored = version.manifest.fields().iter().filter(|(name, _)| !OURS.contains(&name.as_str()));
-    for (name, value) in stored {
+    // A manifest with a field that is the edge's to write was refused.
+    for (name, value) in version.manifest.fields() {
         let (name, value) = (HeaderName::try_from(name.as_str()), HeaderValue::from_bytes(value.as_bytes()));
         if let (Ok(name), Ok(value)) = (name, value) {
             fields.append(name, value);

@@ -10,7 +10,7 @@ const MAX_HOST: usize = 253;
 /// Why there is no site for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoSite {
-    /// None, several, or not a host name.
+    /// None, several that differ, or not a host name.
     #[error("the Host field is missing or malformed")]
     BadHost,
     /// A good name that no site has.
@@ -59,6 +59,11 @@ fn requested_host(
         (field, None) => field.map(|value| value.to_str().map_err(|_| NoSite::BadHost)).transpose()?,
     };
     let given = match (uri.authority(), field) {
+        // HTTP/2 allows both, but not that they differ (RFC 9113, section 8.3.1); in HTTP/1.1 a target with an authority makes
+        // `Host` void (RFC 9112, section 3.2.2).
+        (Some(authority), Some(field)) if version >= Version::HTTP_2 && normal(authority.as_str()) != normal(field) => {
+            return Err(NoSite::BadHost);
+        }
         (Some(authority), _) => Some(authority.as_str()),
         (None, Some(field)) => Some(field),
         (None, None) if version < Version::HTTP_11 => server_name,
@@ -67,10 +72,16 @@ fn requested_host(
     normal(given.ok_or(NoSite::BadHost)?).ok_or(NoSite::BadHost)
 }
 
-/// Lower case, without port and final dot; none if it is no host at all.
+/// Lower case, without port and final dot; none if it is no host at all, or no port.
 pub(crate) fn normal(host: &str) -> Option<String> {
     let host = match host.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        Some((host, port)) if !host.ends_with(':') && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            // RFC 3986, section 3.2.3, allows none after the colon.
+            if !port.is_empty() && port.parse::<u16>().is_err() {
+                return None;
+            }
+            host
+        }
         _ => host,
     };
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -106,6 +117,10 @@ mod tests {
     fn hosts() {
         check(&[b"docs.test"], None, Ok("s"));
         check(&[b"DOCS.test.:8443"], Some("other.test"), Ok("s"));
+        check(&[b"docs.test:"], None, Ok("s"));
+        check(&[b"docs.test:65535"], None, Ok("s"));
+        check(&[b"docs.test:65536"], None, Err(NoSite::BadHost));
+        check(&[b"docs.test:99999"], None, Err(NoSite::BadHost));
         check(&[b"other.test"], None, Err(NoSite::Unknown));
         check(&[b"other.test"], Some("other.test"), Err(NoSite::Unknown));
         check(&[b"other.test"], Some("docs.test"), Err(NoSite::Misdirected));
@@ -128,6 +143,13 @@ mod tests {
     fn http_2_has_an_authority() {
         let uri = Uri::from_static("https://docs.test:8443/x");
         let installation = installation();
-        assert!(find(&installation, Version::HTTP_2, &uri, &HeaderMap::new(), None).is_ok());
+        let found = |version, host: Option<&'static str>| {
+            let host = host.map(|host| (header::HOST, http::HeaderValue::from_static(host)));
+            find(&installation, version, &uri, &host.into_iter().collect(), None).is_ok()
+        };
+        assert!(found(Version::HTTP_2, None));
+        assert!(found(Version::HTTP_2, Some("DOCS.test:8443")));
+        assert!(!found(Version::HTTP_2, Some("other.test")));
+        assert!(found(Version::HTTP_11, Some("other.test")));
     }
 }

@@ -1,7 +1,9 @@
 //! Usage on its way to the books: appended to a segment file as it happens, sealed into numbered batches, sent, deleted.
 //!
 //! A segment's number *is* its batch's number: `N.open` is appended to, `N.sealed` never changes again, and only sealed
-//! segments are sent. There is always an open segment, so the count survives when everything else was acknowledged. A
+//! segments are sent, in their order. There is always an open segment, so the count survives when everything else was
+//! acknowledged. A segment that has ended and cannot be sealed yet holds up all behind it: what was sent is never numbered
+//! anew. A
 //! write reaches the kernel before [`Spool::served`] returns and so survives the end of the process; [`Spool::received`]
 //! waits for the disk. A record is in exactly one segment, so it is counted once.
 
@@ -74,6 +76,8 @@ pub(crate) struct Spool {
     /// After a failed fsync nobody knows what is on the disk: no more receipts are acknowledged.
     broken: AtomicBool,
     synced: watch::Sender<u64>,
+    /// Names in the folder may not be on the disk yet.
+    renamed: AtomicBool,
     sync_wanted: Notify,
     seal_wanted: Notify,
     sealed: Notify,
@@ -82,6 +86,8 @@ pub(crate) struct Spool {
 #[derive(Debug)]
 struct State {
     open: Open,
+    /// The one before it, while it is being sealed; it takes no more records.
+    ended: Option<Open>,
     /// Bytes by number.
     sealed: BTreeMap<u64, u64>,
     /// Records appended since the start.
@@ -116,8 +122,9 @@ impl Spool {
         Ok(Self {
             folder: folder.into(),
             limit,
-            state: Mutex::new(State { open, sealed, written: 0, owed: BTreeMap::new() }),
+            state: Mutex::new(State { open, ended: None, sealed, written: 0, owed: BTreeMap::new() }),
             broken: AtomicBool::new(false),
+            renamed: AtomicBool::new(false),
             synced: watch::Sender::new(0),
             sync_wanted: Notify::new(),
             seal_wanted: Notify::new(),
@@ -132,7 +139,7 @@ impl Spool {
     /// Bytes on disk that the control plane does not have yet.
     pub(crate) fn bytes(&self) -> u64 {
         let state = self.lock();
-        state.open.length + state.sealed.values().sum::<u64>()
+        state.open.length + state.ended.as_ref().map_or(0, |ended| ended.length) + state.sealed.values().sum::<u64>()
     }
 
     /// Takes what a reader was sent. Never fails: what the disk refuses is kept in memory and written later.
@@ -206,19 +213,26 @@ impl Spool {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (file, written) = {
+        let (files, written) = {
             let mut state = self.lock();
             state.settle();
-            (state.open.file.clone(), state.written)
+            let segments = state.ended.iter().chain([&state.open]);
+            (segments.map(|segment| segment.file.clone()).collect::<Vec<_>>(), state.written)
         };
         if *self.synced.borrow() < written {
-            file.sync_data()?;
+            // Before anything else can: a second fsync may succeed without what the first one lost.
+            let broken = |_: &io::Error| self.broken.store(true, Ordering::Release);
+            files.iter().try_for_each(|file| file.sync_data()).inspect_err(broken)?;
+            self.sync_names().inspect_err(broken)?;
             self.publish(written);
         }
         Ok(())
     }
 
     fn publish(&self, written: u64) {
+        if self.broken.load(Ordering::Acquire) {
+            return;
+        }
         self.synced.send_if_modified(|synced| {
             let news = written > *synced;
             *synced = written.max(*synced);
@@ -226,35 +240,59 @@ impl Spool {
         });
     }
 
-    /// Ends the open segment, if there is anything in it, and begins the next.
+    fn sync_names(&self) -> io::Result<()> {
+        if self.renamed.swap(false, Ordering::AcqRel) {
+            sync_folder(&self.folder).inspect_err(|_| self.renamed.store(true, Ordering::Release))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the open segment, if there is anything in it, and begins the next; or goes on where it failed before.
     pub(crate) fn seal(&self) -> io::Result<()> {
-        let (old, written) = {
-            let mut state = self.lock();
-            if state.open.length == 0 {
-                return Ok(());
+        self.end_segment();
+        self.sync()?;
+        self.name_sealed()
+    }
+
+    fn end_segment(&self) {
+        let mut state = self.lock();
+        if state.ended.is_some() || state.open.length == 0 {
+            return;
+        }
+        match Open::at(&self.folder, state.open.number + 1) {
+            Ok(next) => {
+                self.renamed.store(true, Ordering::Release);
+                state.ended = Some(std::mem::replace(&mut state.open, next));
             }
-            let next = match Open::at(&self.folder, state.open.number + 1) {
-                Ok(next) => next,
-                Err(error) => {
-                    // A full disk, say. Nothing is in doubt: the present segment goes on.
-                    warn!(%error, "no new usage segment can be begun");
-                    return Ok(());
-                }
-            };
-            (std::mem::replace(&mut state.open, next), state.written)
+            // A full disk, say. Nothing is in doubt: the present segment goes on.
+            Err(error) => warn!(%error, "no new usage segment can be begun"),
+        }
+    }
+
+    fn name_sealed(&self) -> io::Result<()> {
+        let Some((number, length)) = self.lock().ended.as_ref().map(|ended| (ended.number, ended.length)) else {
+            return Ok(());
         };
-        old.file.sync_data()?;
-        fs::rename(open_path(&self.folder, old.number), sealed_path(&self.folder, old.number))?;
-        self.lock().sealed.insert(old.number, old.length);
-        sync_folder(&self.folder)?;
-        // What was appended to the new segment since is not part of `written`.
-        self.publish(written);
+        if let Err(error) = fs::rename(open_path(&self.folder, number), sealed_path(&self.folder, number)) {
+            // All of it is on the disk, and nothing overtakes it.
+            warn!(%error, number, "a usage segment cannot be sealed yet");
+            return Ok(());
+        }
+        self.renamed.store(true, Ordering::Release);
+        {
+            let mut state = self.lock();
+            state.ended = None;
+            state.sealed.insert(number, length);
+        }
+        self.sync_names()?;
         self.sealed.notify_one();
         Ok(())
     }
 
-    /// The oldest sealed batch.
+    /// The oldest sealed batch. The one before it is gone from the disk for sure: if it came back after a loss of power, it would
+    /// be taken for another one.
     pub(crate) fn oldest(&self) -> io::Result<Option<Batch>> {
+        self.sync_names()?;
         let Some(number) = self.lock().sealed.keys().next().copied() else { return Ok(None) };
         let bytes = fs::read(sealed_path(&self.folder, number))?;
         let (records, good) = segment::decode(&bytes);
@@ -266,33 +304,36 @@ impl Spool {
 
     /// The control plane has everything up to `number`: the batch is gone, on the disk, before the next one is sent.
     pub(crate) fn acknowledged(&self, number: u64) -> io::Result<()> {
-        // First: what was applied is never asked for again, even if its file stays until the next start.
-        self.lock().sealed.remove(&number);
+        // What cannot be removed is sent again under its number, which changes nothing.
         fs::remove_file(sealed_path(&self.folder, number))?;
-        sync_folder(&self.folder)
+        self.renamed.store(true, Ordering::Release);
+        self.lock().sealed.remove(&number);
+        self.sync_names()
     }
 
     /// The control plane's count is another than ours (this spool was lost once): everything here moves behind
     /// `last_applied`, in order. The caller knows that none of it was applied.
     pub(crate) fn continue_after(&self, last_applied: u64) -> io::Result<()> {
         let mut state = self.lock();
+        if state.ended.is_some() {
+            return Err(io::Error::other("a usage segment is being sealed"));
+        }
         let numbers: Vec<u64> = state.sealed.keys().copied().collect();
         let open = state.open.number;
         info!(last_applied, segments = numbers.len(), "usage batches are numbered anew");
+        self.renamed.store(true, Ordering::Release);
         let first = last_applied + 1;
         let moves: Vec<(u64, u64)> = numbers.iter().copied().zip(first..).collect();
         let new_open = first + moves.len() as u64;
         // Upwards from the top, downwards from the bottom: no name is ever taken twice.
         if new_open > open {
             self.rename_open(&mut state, new_open)?;
-            moves.iter().rev().try_for_each(|pair| self.rename_sealed(*pair))?;
+            moves.iter().rev().try_for_each(|pair| self.rename_sealed(&mut state, *pair))?;
         } else {
-            moves.iter().try_for_each(|pair| self.rename_sealed(*pair))?;
+            moves.iter().try_for_each(|pair| self.rename_sealed(&mut state, *pair))?;
             self.rename_open(&mut state, new_open)?;
         }
-        sync_folder(&self.folder)?;
-        state.sealed = moves.iter().map(|(old, new)| (*new, state.sealed.get(old).copied().unwrap_or(0))).collect();
-        Ok(())
+        self.sync_names()
     }
 
     fn rename_open(&self, state: &mut State, number: u64) -> io::Result<()> {
@@ -301,7 +342,7 @@ impl Spool {
         Ok(())
     }
 
-    fn rename_sealed(&self, (old, new): (u64, u64)) -> io::Result<()> {
+    fn rename_sealed(&self, state: &mut State, (old, new): (u64, u64)) -> io::Result<()> {
         let (from, to) = (sealed_path(&self.folder, old), sealed_path(&self.folder, new));
         if old == new {
             return Ok(());
@@ -309,7 +350,10 @@ impl Spool {
         if to.try_exists()? {
             return Err(io::Error::other(format!("{} is in the way", to.display())));
         }
-        fs::rename(from, to)
+        fs::rename(from, to)?;
+        let length = state.sealed.remove(&old);
+        state.sealed.insert(new, length.unwrap_or(0));
+        Ok(())
     }
 
     /// Returns when a segment may have been sealed since the last call.

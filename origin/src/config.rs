@@ -13,6 +13,9 @@
 //! | `store_s3.endpoint`, `.region`, `.access_key_id`, `.secret_access_key` | from the environment, as AWS's tools | access to a bucket |
 //! | `replaced_versions_kept` | `24h` | how long a replaced version stays readable |
 //! | `uploads_kept` | `7days` | how long a multipart upload may take |
+//! | `pull_networks` | | private networks that sites may be pulled from, as `10.1.0.0/16`; public ones always |
+//! | `pull_ca` | | PEM file of more CAs that the servers of pulled sites may have certificates of |
+//! | `deleted_sites_kept` | `7days` | how long the content of a deleted site lies in the store, out of everybody's reach |
 
 use std::{
     fmt,
@@ -21,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use umbel_service::config::Settings;
 use umbel_wire::control::Addresses;
 
@@ -53,6 +57,12 @@ pub struct Config {
     pub replaced_versions_kept: Duration,
     /// How long a multipart upload may take.
     pub uploads_kept: Duration,
+    /// How long the content of a deleted site stays in the store.
+    pub deleted_sites_kept: Duration,
+    /// Networks that sites may be pulled from though they are not public.
+    pub pull_networks: Vec<IpNet>,
+    /// PEM file of CAs that providers' servers may have certificates of, besides the system's.
+    pub pull_ca: Option<PathBuf>,
 }
 
 impl Config {
@@ -82,6 +92,9 @@ impl Config {
             store_s3,
             replaced_versions_kept: settings.or("replaced_versions_kept", days(1)).into(),
             uploads_kept: settings.or("uploads_kept", days(7)).into(),
+            deleted_sites_kept: settings.or("deleted_sites_kept", days(7)).into(),
+            pull_networks: settings.list("pull_networks"),
+            pull_ca: settings.optional("pull_ca"),
         };
         config.check_urls(settings);
         config

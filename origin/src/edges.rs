@@ -28,6 +28,7 @@ use umbel_wire::{
 
 use crate::{
     meter::{Meter, Operation, Outcome},
+    pull::{self, Pull},
     record::Record,
     site::Site,
     store::{Store, StoreError, found},
@@ -57,13 +58,14 @@ impl Edges {
     }
 
     /// All of it, for the listener that asks for certificates.
-    pub(crate) fn app(self) -> Router {
+    pub(crate) fn app(self, pull: Pull) -> Router {
         let grpc = content_server::ContentServer::new(self.clone()).max_encoding_message_size(MAX_MANIFEST_MESSAGE);
         let installation = self.installation.clone();
         Router::new()
             .route("/v1/chunks/{site}/{version}/{index}", get(chunk))
             .with_state(self)
             .merge(tonic::service::Routes::new(grpc).into_axum_router())
+            .layer(middleware::from_fn_with_state(pull, pulled))
             .layer(middleware::from_fn_with_state(installation, edges_only))
     }
 
@@ -184,6 +186,11 @@ async fn chunk(State(edges): State<Edges>, Path((site, version, index)): Path<(S
             StatusCode::SERVICE_UNAVAILABLE.into_response()
         }
     }
+}
+
+/// A request for a site that is pulled has the path that the reader asked for, which may be any.
+async fn pulled(State(pull): State<Pull>, request: Request, next: Next) -> Response {
+    if request.headers().contains_key(pull::SITE_HEADER) { pull.answer(request).await } else { next.run(request).await }
 }
 
 /// A node that was removed keeps its certificate until it expires, so the installation has the last word.

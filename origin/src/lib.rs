@@ -10,6 +10,7 @@ mod edges;
 mod intake;
 mod keys;
 mod meter;
+mod pull;
 mod record;
 mod s3;
 mod serve;

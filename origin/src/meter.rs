@@ -56,6 +56,8 @@ pub(crate) struct Meter {
     pub(crate) served: Counter,
     /// Versions that the sweep removed.
     pub(crate) swept: Counter,
+    /// Deleted sites whose content the sweep removed.
+    pub(crate) swept_sites: Counter,
     /// 1 while the store answers.
     pub(crate) store_up: Gauge,
 }
@@ -67,6 +69,7 @@ impl Meter {
         registry.register("read_bytes", "Plaintext bytes given to S3 clients", self.read.clone());
         registry.register("served_bytes", "Ciphertext bytes given to edges", self.served.clone());
         registry.register("swept_versions", "Replaced versions that were removed", self.swept.clone());
+        registry.register("swept_sites", "Deleted sites whose content was removed", self.swept_sites.clone());
         registry.register("store_up", "1 while the store answers", self.store_up.clone());
     }
 

@@ -7,12 +7,13 @@ mod multipart;
 mod object;
 mod wish;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{Router, error_handling::HandleError, http::StatusCode};
 use futures::future::BoxFuture;
 use s3s::{
     HttpError, S3, S3Request, S3Response, S3Result,
+    access::{S3Access, S3AccessContext},
     auth::{Credentials, S3Auth, SecretKey},
     config::{S3Config, StaticConfigProvider},
     dto::*,
@@ -22,6 +23,7 @@ use s3s::{
 use tokio::sync::watch;
 use tracing::warn;
 use umbel_service::installation::Installation;
+use url::form_urlencoded;
 
 use crate::{
     meter::{Meter, Operation, Outcome},
@@ -39,6 +41,7 @@ pub(crate) fn app(shelf: Shelf, installation: watch::Receiver<Arc<Installation>>
     config.post_object_max_file_size = 0;
     let mut builder = S3ServiceBuilder::new(Face { shelf, installation: installation.clone(), meter });
     builder.set_auth(Keys(installation));
+    builder.set_access(Doorway);
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     Router::new().fallback_service(HandleError::new(builder.build(), broken))
 }
@@ -57,6 +60,33 @@ impl S3Auth for Keys {
         let installation = self.0.borrow();
         let credential = installation.s3_credentials.get(access_key).ok_or_else(|| s3_error!(InvalidAccessKeyId))?;
         Ok(SecretKey::from(credential.secret_access_key.as_str()))
+    }
+}
+
+/// Seconds that a presigned URL may live (S3's limit): a week.
+const MAX_PRESIGNED: u64 = 604_800;
+
+/// What every request must have. What it may touch is [`Face::site`]'s to say.
+struct Doorway;
+
+#[async_trait::async_trait]
+impl S3Access for Doorway {
+    async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        if context.credentials().is_none() {
+            return Err(s3_error!(AccessDenied, "Signature is required"));
+        }
+        let query = context.uri().query().unwrap_or_default();
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
+        let too_long = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
+            name == "X-Amz-Expires" && !value.parse().is_ok_and(|life: u64| life <= MAX_PRESIGNED)
+        };
+        if pairs.any(too_long) {
+            return Err(s3_error!(
+                AuthorizationQueryParametersError,
+                "X-Amz-Expires is at most a week, {MAX_PRESIGNED} seconds"
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -87,15 +117,16 @@ impl Face {
         })
     }
 
-    fn own_sites(&self, credentials: Option<&Credentials>) -> S3Result<Vec<String>> {
+    /// Their names and when they were made, by name.
+    fn own_sites(&self, credentials: Option<&Credentials>) -> S3Result<Vec<(String, Timestamp)>> {
         let installation = self.installation.borrow();
         let credentials = credentials.ok_or_else(|| s3_error!(AccessDenied))?;
         let credential =
             installation.s3_credentials.get(&credentials.access_key).ok_or_else(|| s3_error!(AccessDenied))?;
         let own = credential.site_ids.iter().filter_map(|id| installation.sites.get(id));
-        let mut names: Vec<String> = own.map(|site| site.name.clone()).collect();
-        names.sort();
-        Ok(names)
+        let mut own: Vec<_> = own.map(|site| (site.name.clone(), made_at(&site.id))).collect();
+        own.sort();
+        Ok(own)
     }
 
     /// Counts how a request ended.
@@ -111,10 +142,19 @@ impl Face {
     }
 }
 
-fn bucket_list(names: Vec<String>) -> ListBucketsOutput {
-    let buckets = names.into_iter().map(|name| Bucket {
+/// Ids of sites are UUIDs of version 7: they tell when they were made.
+fn made_at(site_id: &str) -> Timestamp {
+    let told = uuid::Uuid::try_parse(site_id).ok().and_then(|id| id.get_timestamp());
+    wish::modified(told.map_or(0, |time| {
+        let (seconds, nanos) = time.to_unix();
+        seconds * 1000 + u64::from(nanos) / 1_000_000
+    }))
+}
+
+fn bucket_list(sites: Vec<(String, Timestamp)>) -> ListBucketsOutput {
+    let buckets = sites.into_iter().map(|(name, made)| Bucket {
         name: Some(name),
-        creation_date: Some(Timestamp::default()),
+        creation_date: Some(made),
         bucket_region: None,
     });
     ListBucketsOutput { buckets: Some(buckets.collect()), ..ListBucketsOutput::default() }

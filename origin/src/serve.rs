@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     edges::Edges,
     meter::Meter,
+    pull::Pull,
     s3,
     store::Store,
     sweep::{Keep, Sweep},
@@ -101,8 +102,12 @@ impl Origin {
         let internal_listener = Listener::bind(config.internal_listen, Some(internal_tls), Limits::default()).await?;
         let ops_listener = Listener::bind(config.ops_listen, None, Limits::default()).await?;
 
-        let keep = Keep { replaced: config.replaced_versions_kept, uploads: config.uploads_kept };
-        let sweep = Sweep::new(store.clone(), keep, meter.clone());
+        let keep = Keep {
+            replaced: config.replaced_versions_kept,
+            uploads: config.uploads_kept,
+            deleted_sites: config.deleted_sites_kept,
+        };
+        let sweep = Sweep::new(store.clone(), keep, installation.clone(), meter.clone());
         let mut origin = Self {
             s3: s3_listener.local_addr()?,
             internal: internal_listener.local_addr()?,
@@ -111,7 +116,9 @@ impl Origin {
             tasks: JoinSet::new(),
         };
         let s3_app = s3::app(Shelf::new(store.clone()), installation.clone(), meter.clone());
-        let edges_app = Edges::new(store.clone(), installation.clone(), meter.clone()).app();
+        let pull =
+            Pull::new(installation.clone(), config.pull_networks.clone(), config.pull_ca.as_deref(), shutdown.clone())?;
+        let edges_app = Edges::new(store.clone(), installation.clone(), meter.clone()).app(pull);
         origin.serve(s3_listener, s3_app, &shutdown);
         origin.serve(internal_listener, edges_app, &shutdown);
         origin.serve(ops_listener, ops.app(), &shutdown);

@@ -7,6 +7,7 @@
 //! | `objects/<site id>/<key, see` [`crate::keys`]`>` | the record of the key's current version: replaced in one atomic put |
 //! | `replaced/<site id>/<milliseconds>-<version>` | a version to be looked at later: if it is not current by then, it goes |
 //! | `uploads/<site id>/<upload>/...` | multipart uploads, see [`crate::uploads`] |
+//! | `deleted/<site id>/<milliseconds>` | a site that was deleted: a while later all that is here of it goes |
 //!
 //! Whatever breaks off in between leaves at most a version that nothing points to, and a mark that lets
 //! [`crate::sweep`] find it.
@@ -37,6 +38,12 @@ use crate::{
     keys,
     record::{Beginning, HEAD_READ, Head, Record},
 };
+
+/// Where a site's things lie, those that point before what they point to.
+pub(crate) const SITE_FOLDERS: [&str; 5] = ["objects", "uploads", "replaced", "versions", "blobs"];
+
+/// Deletions at once, of many.
+const DELETIONS: usize = 16;
 
 /// Writers that lose a race for a pointer try again this often.
 const MAX_RACES: usize = 32;
@@ -144,6 +151,11 @@ impl Store {
         self.put(format!("replaced/{site}/{at_ms:015}-{version}").into(), Bytes::new()).await
     }
 
+    /// Has all of `site` taken away, a while after `at_ms`.
+    pub(crate) async fn mark_deleted(&self, site: &str, at_ms: u64) -> Result<(), StoreError> {
+        self.put(deleted_location(site).join(format!("{at_ms:015}")), Bytes::new()).await
+    }
+
     // ---- Objects ----
 
     /// The current record of `key`.
@@ -246,6 +258,14 @@ impl Store {
         }
     }
 
+    /// Deletes everything below `location`; not each of it durably, so it is to be found and asked for again.
+    pub(crate) async fn delete_all(&self, location: &Path) -> Result<(), StoreError> {
+        let each = self.list(location.clone()).try_for_each_concurrent(DELETIONS, |meta| async move {
+            found(self.objects.delete(&meta.location).await.map_err(StoreError::from)).map(drop)
+        });
+        each.await
+    }
+
     /// Everything below `location`, in no order.
     pub(crate) fn list(&self, location: Path) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
         self.objects.list(Some(&location)).map_err(StoreError::from).boxed()
@@ -284,6 +304,10 @@ fn blob_location(site: &str, version: &VersionId) -> Path {
 
 fn version_location(site: &str, version: &VersionId) -> Path {
     format!("versions/{site}/{version}").into()
+}
+
+pub(crate) fn deleted_location(site: &str) -> Path {
+    format!("deleted/{site}").into()
 }
 
 fn object_location(site: &str, key: &str) -> Path {

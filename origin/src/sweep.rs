@@ -1,17 +1,22 @@
 //! Takes away what nobody can ask for any more: versions that were replaced long enough ago, multipart uploads that nobody
-//! completed, and what broken writes left in a folder. Any number of origins may sweep one store.
+//! completed, deleted sites, and what broken writes left in a folder. Any number of origins may sweep one store.
+
+mod deleted;
 
 use std::{
     collections::BTreeMap,
     path::Path as FilePath,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use futures::TryStreamExt;
 use object_store::path::Path;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use umbel_content::VersionId;
+use umbel_service::installation::Installation;
 
 use crate::{
     meter::Meter,
@@ -29,6 +34,8 @@ pub(crate) struct Keep {
     pub(crate) replaced: Duration,
     /// Multipart uploads, after they began.
     pub(crate) uploads: Duration,
+    /// Deleted sites, after an origin heard of it.
+    pub(crate) deleted_sites: Duration,
 }
 
 /// Sweeps one store.
@@ -36,18 +43,24 @@ pub(crate) struct Keep {
 pub(crate) struct Sweep {
     store: Store,
     keep: Keep,
+    installation: watch::Receiver<Arc<Installation>>,
     meter: Meter,
 }
 
 impl Sweep {
-    pub(crate) fn new(store: Store, keep: Keep, meter: Meter) -> Self {
-        Self { store, keep, meter }
+    pub(crate) fn new(
+        store: Store,
+        keep: Keep,
+        installation: watch::Receiver<Arc<Installation>>,
+        meter: Meter,
+    ) -> Self {
+        Self { store, keep, installation, meter }
     }
 
     /// Sweeps again and again until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let pause =
-            (self.keep.replaced.min(self.keep.uploads) / 10).clamp(Duration::from_secs(1), Duration::from_secs(300));
+        let shortest = self.keep.replaced.min(self.keep.uploads).min(self.keep.deleted_sites);
+        let pause = (shortest / 10).clamp(Duration::from_secs(1), Duration::from_secs(300));
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -71,6 +84,7 @@ impl Sweep {
         for site in self.sites("uploads").await? {
             self.uploads(&site).await?;
         }
+        self.deleted_sites().await?;
         if let Some(folder) = self.store.folder().cloned() {
             let removed = tokio::task::spawn_blocking(move || remove_staged(&folder)).await;
             removed.map_err(|_| StoreError::Interrupted)?;

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fmt,
-    path::Path,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -15,10 +14,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use iroh::Endpoint;
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::AsyncWriteExt,
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use umbel_content::{ChunkIndex, ManifestId, OpenError as DecryptError, Opener};
@@ -28,6 +24,7 @@ use umbel_wire::agent::PeerAddress;
 
 use crate::{
     config::Config,
+    destination::Destination,
     download::{self, Fetch, Petal},
     edges::Edges,
     endpoint::{self, EndpointError},
@@ -36,10 +33,12 @@ use crate::{
     limits::Throttle,
     open::{self, OpenError, Opened, Target},
     peer::Dialer,
-    presence::Presence,
+    presence::{Presence, Wish},
+    problem::Problem,
     progress::{Progress, State},
     receipts::Receipts,
     serve::Server,
+    service::Wanted,
     store::{self, Arrival, Lease, Store, StoreError, Version},
 };
 
@@ -85,9 +84,9 @@ pub enum GetError {
     /// The state folder: quota, disk full.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The download was given up; the reason in words.
-    #[error("download failed: {0}")]
-    Failed(String),
+    /// The download was given up.
+    #[error("download failed: {}", .0.message)]
+    Failed(Problem),
     /// A chunk does not decrypt, although it is the one its manifest names: the provider's fault.
     #[error("the content does not decrypt")]
     Decrypt(#[from] DecryptError),
@@ -100,9 +99,12 @@ pub enum GetError {
         #[source]
         source: std::io::Error,
     },
-    /// The background service says so, or went away.
+    /// The background service says so.
     #[error("{}", .0.message)]
-    Remote(crate::service::Problem),
+    Remote(Problem),
+    /// The background service went away.
+    #[error("background service: {0}")]
+    Lost(String),
 }
 
 /// How a download is to be driven.
@@ -170,7 +172,7 @@ pub(crate) struct Shared {
 /// Where one version is offered.
 #[derive(Debug)]
 struct Offer {
-    wants: watch::Sender<bool>,
+    wants: watch::Sender<Wish>,
     alone: watch::Receiver<bool>,
 }
 
@@ -236,6 +238,7 @@ impl Agent {
         let (shared, stop) = (&self.shared, &self.shared.stop);
         shared.tasks.spawn(enroll::keep_renewed(identity.clone(), stop.clone()));
         shared.tasks.spawn(shared.receipts.clone().run(stop.clone()));
+        shared.tasks.spawn(shared.store.clone().keep_pruned(stop.clone()));
         if let (Some(endpoint), Some(server)) = (&self.endpoint, &self.server) {
             let fleet = shared.edges.watch_fleet();
             shared.tasks.spawn(server.clone().run(endpoint.clone(), stop.clone()));
@@ -254,51 +257,59 @@ impl Agent {
 
     /// Opens `request` and starts to fetch what is missing of it.
     pub async fn get(&self, request: GetRequest) -> Result<Download, GetError> {
+        self.get_part(&Wanted { request, from: 0, version: None }).await
+    }
+
+    /// The same, of one certain version, if one is named.
+    pub(crate) async fn get_part(&self, wanted: &Wanted) -> Result<Download, GetError> {
+        let request = &wanted.request;
+        let pinned = wanted.version.as_ref().and_then(|version| self.shared.store.version(&version.parse().ok()?));
+        let pinned = pinned.as_ref().map(|version| &version.manifest);
         let target = Target::new(&request.url, request.grant.clone())?;
         let want_inline = !self.shared.store.holds_path(target.path());
-        let opened = open::open(&self.shared.edges, &self.shared.me, &target, None, want_inline, None).await?;
+        let opened = open::open(&self.shared.edges, &self.shared.me, &target, pinned, want_inline, None).await?;
+        if wanted.version.as_ref().is_some_and(|version| *version != opened.manifest.id().to_string()) {
+            return Err(GetError::Failed(Problem::failed("the content was replaced meanwhile; get it again")));
+        }
         let record =
             store::record(&opened.signed, &opened.site_key, &opened.site_id, &opened.home_edge, &opened.ticket.text);
         let lease = self.shared.store.adopt(record, opened.manifest.clone()).await?;
-        let inline = self.take_inline(&lease, &opened).await?;
-        let (opener, manifest) = (opened.opener.clone(), lease.0.clone());
-        let (fetch, progress) = if lease.0.held().is_full() {
-            (None, complete(&lease.0, inline))
+        let (opener, version) = (opened.opener.clone(), lease.0.clone());
+        let (mut fetch, mut inline) = (None, None);
+        let progress = if lease.0.held().is_full() {
+            complete(&lease.0)
+        } else if let Some(whole) = whole(&opened) {
+            inline = Some(whole);
+            self.keep(&lease, &opened)
         } else {
-            let fetch = self.fetch(target, opened, lease.clone(), inline);
-            let progress = fetch.progress.clone();
-            (Some(fetch), progress)
+            fetch.insert(self.fetch(target, opened, lease.clone())).progress.clone()
         };
-        let streaming = request.priority == Priority::Streaming;
-        Ok(Download {
-            store: self.shared.store.clone(),
-            version: manifest,
-            _lease: lease,
-            opener,
-            fetch,
-            progress,
-            streaming,
-        })
+        let (streaming, store) = (request.priority == Priority::Streaming, self.shared.store.clone());
+        Ok(Download { store, version, _lease: lease, opener, fetch, inline, progress, streaming })
     }
 
-    /// Plaintext bytes that came inside the answer and were not held before.
-    async fn take_inline(&self, lease: &Lease, opened: &Opened) -> Result<u64, GetError> {
-        let chunk = ChunkIndex::new(0);
-        if opened.inline.is_empty() || lease.0.held().contains(chunk) {
-            return Ok(0);
-        }
-        let arrival =
-            Arrival { version: lease.0.clone(), chunk, sealed: opened.inline.clone(), ticket: opened.ticket.clone() };
-        if !self.shared.store.write(arrival).await? {
-            return Ok(0);
-        }
-        let bytes = u64::from(opened.manifest.layout().plain_len(chunk).unwrap_or_default());
-        self.shared.traffic.count(Source::Edge, bytes);
-        Ok(bytes)
+    /// Writes and credits an object that came whole inside the answer, while readers have it already.
+    fn keep(&self, lease: &Lease, opened: &Opened) -> watch::Receiver<Progress> {
+        let (shared, lease, total) = (self.shared.clone(), lease.clone(), opened.manifest.layout().length());
+        let (sealed, ticket) = (opened.inline.clone(), opened.ticket.clone());
+        let (publish, progress) = watch::channel(Progress { total, ..Progress::default() });
+        self.shared.tasks.spawn(async move {
+            let arrival = Arrival { version: lease.0.clone(), chunk: ChunkIndex::new(0), sealed, ticket };
+            let written = shared.store.write(arrival).await;
+            if let Ok(true) = written {
+                shared.traffic.count(Source::Edge, total);
+            }
+            publish.send_modify(|progress| match written {
+                Ok(true) => (progress.state, progress.from_edge) = (State::Complete, total),
+                Ok(false) => (progress.state, progress.from_disk) = (State::Complete, total),
+                Err(error) => progress.state = State::Failed(error.into()),
+            });
+        });
+        progress
     }
 
     /// The fetch of this version: the one that runs, or a new one.
-    fn fetch(&self, target: Target, opened: Opened, lease: Lease, inline: u64) -> Arc<Fetch> {
+    fn fetch(&self, target: Target, opened: Opened, lease: Lease) -> Arc<Fetch> {
         let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
         fetches.retain(|_, fetch| fetch.strong_count() > 0);
         let running = fetches.get(&lease.0.id).and_then(Weak::upgrade);
@@ -306,7 +317,7 @@ impl Agent {
             return fetch;
         }
         let (id, petal) = (lease.0.id, self.petal(&opened, &lease.0));
-        let fetch = Arc::new(download::start(&self.shared, target, opened, lease, inline, petal));
+        let fetch = Arc::new(download::start(&self.shared, target, opened, lease, petal));
         fetches.insert(id, Arc::downgrade(&fetch));
         fetch
     }
@@ -340,13 +351,11 @@ impl Agent {
         let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
         offers.retain(|_, offer| !offer.wants.is_closed());
         if let Some(offer) = offers.get(&version.id) {
-            offer.wants.send_if_modified(|now| {
-                // A new fetch joins anew, though an older one may still want the version: it needs a share of its own.
-                *now |= wants;
-                wants
-            });
+            if wants {
+                offer.wants.send_modify(|wish| *wish = Wish { fetch: wish.fetch + 1, open: true });
+            }
         } else {
-            let (wants, wanted) = watch::channel(wants);
+            let (wants, wanted) = watch::channel(Wish { fetch: 0, open: wants });
             let (alone, is_alone) = watch::channel(false);
             offers.insert(version.id, Offer { wants, alone: is_alone });
             self.presences.spawn(
@@ -388,8 +397,8 @@ impl Agent {
             to_peers: sent.map_or(0, |counters| counters.sent.load(Ordering::Relaxed)),
             refused_tickets: sent
                 .map_or(0, |counters| counters.refused.iter().map(|count| count.load(Ordering::Relaxed)).sum()),
-            versions: shared.store.versions().len(),
-            receipts_owed: shared.store.owed().len(),
+            versions: shared.store.count(),
+            receipts_owed: shared.store.owed_count(),
             disk_used,
             disk_quota,
             upload_rate: shared.config.upload_rate,
@@ -432,12 +441,16 @@ async fn open_store(config: &Config) -> Result<Store, StoreError> {
     opened.map_err(|_| StoreError::Closed)?
 }
 
+/// The ciphertext of an object of one chunk, if it came inside the answer.
+fn whole(opened: &Opened) -> Option<Bytes> {
+    let whole = opened.manifest.layout().chunks() == 1 && !opened.inline.is_empty();
+    whole.then(|| opened.inline.clone())
+}
+
 /// Progress of a version that is all here.
-fn complete(version: &Version, inline: u64) -> watch::Receiver<Progress> {
+fn complete(version: &Version) -> watch::Receiver<Progress> {
     let total = version.manifest.layout().length();
-    let progress =
-        Progress { state: State::Complete, total, from_disk: total - inline, from_edge: inline, ..Progress::default() };
-    watch::channel(progress).1
+    watch::channel(Progress { state: State::Complete, total, from_disk: total, ..Progress::default() }).1
 }
 
 /// How an agent is. Bytes count since it started; of content if received, of ciphertext if sent.
@@ -481,6 +494,8 @@ pub struct Download {
     _lease: Lease,
     opener: Arc<Opener>,
     fetch: Option<Arc<Fetch>>,
+    /// The only chunk, verified, where readers need not wait for the disk.
+    inline: Option<Bytes>,
     progress: watch::Receiver<Progress>,
     streaming: bool,
 }
@@ -511,16 +526,47 @@ impl Download {
         self.progress.clone()
     }
 
-    /// The content, in order, as it arrives.
+    /// The content, in order, as it arrives. When it ends without an error, all of it is on disk and counted.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, GetError>> + Send + 'static {
-        let chunks = self.version.manifest.layout().chunks();
+        self.into_stream_from(0)
+    }
+
+    /// The same, without the bytes before `from`.
+    pub(crate) fn into_stream_from(
+        self,
+        from: u64,
+    ) -> impl Stream<Item = Result<Bytes, GetError>> + Send + use<> + 'static {
+        let layout = self.version.manifest.layout();
+        let (size, from) = (u64::from(layout.chunk_size()), from.min(layout.length()));
+        let mut skip = (from % size) as usize;
         let reader = Arc::new(self);
-        futures::stream::iter((0..chunks).map(ChunkIndex::new))
+        let last = reader.clone().kept();
+        let rest = layout.indices().skip((from / size) as usize);
+        futures::stream::iter(rest)
             .map(move |chunk| reader.clone().read(chunk))
             .buffered(READ_AHEAD)
+            .map(move |bytes| Ok(bytes?.split_off(std::mem::take(&mut skip))))
+            .chain(futures::stream::once(last).filter_map(|kept| std::future::ready(kept.err().map(Err))))
+    }
+
+    /// Waits until what was handed out early is on disk.
+    async fn kept(self: Arc<Self>) -> Result<(), GetError> {
+        if self.inline.is_none() {
+            return Ok(());
+        }
+        let mut progress = self.progress.clone();
+        let ended = progress.wait_for(|progress| progress.state != State::Running).await;
+        match ended.map(|progress| progress.state.clone()) {
+            Ok(State::Failed(problem)) => Err(GetError::Failed(problem)),
+            Ok(State::Complete | State::Running) => Ok(()),
+            Err(_) => Err(StoreError::Closed.into()),
+        }
     }
 
     async fn read(self: Arc<Self>, chunk: ChunkIndex) -> Result<Bytes, GetError> {
+        if let Some(sealed) = &self.inline {
+            return Ok(self.opener.open_in_place(chunk, sealed.to_vec())?.into());
+        }
         self.announce(chunk);
         self.arrival(chunk).await?;
         let reader = self.clone();
@@ -546,35 +592,24 @@ impl Download {
             if held.borrow_and_update().contains(chunk) {
                 return Ok(());
             }
-            if let State::Failed(reason) = &progress.borrow_and_update().state {
-                return Err(GetError::Failed(reason.clone()));
+            if let State::Failed(problem) = &progress.borrow_and_update().state {
+                return Err(GetError::Failed(problem.clone()));
             }
             tokio::select! {
                 Ok(()) = held.changed() => {}
                 Ok(()) = progress.changed() => {}
-                else => return Err(GetError::Failed("the agent is closing".into())),
+                else => return Err(StoreError::Closed.into()),
             }
         }
     }
 
-    /// Saves the content as `path`, by way of `path.part`: the name appears when all is there.
-    pub async fn save_to(self, path: &Path) -> Result<(), GetError> {
-        save(self.into_stream(), path).await
+    /// Saves the content.
+    pub async fn save_to(self, destination: Destination) -> Result<(), GetError> {
+        let mut saving = destination.open().await?;
+        let mut content = std::pin::pin!(self.into_stream());
+        while let Some(bytes) = content.next().await {
+            saving.write(&bytes?).await?;
+        }
+        saving.finish().await
     }
-}
-
-/// Writes a stream to `path.part`, then renames it.
-pub(crate) async fn save(content: impl Stream<Item = Result<Bytes, GetError>>, path: &Path) -> Result<(), GetError> {
-    let fault = |source| GetError::Save { path: path.display().to_string(), source };
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let mut file = tokio::fs::File::create(&part).await.map_err(fault)?;
-    let mut content = std::pin::pin!(content);
-    while let Some(bytes) = content.next().await {
-        let bytes = bytes?;
-        file.write_all(&bytes).await.map_err(fault)?;
-    }
-    file.flush().await.map_err(fault)?;
-    drop(file);
-    tokio::fs::rename(&part, path).await.map_err(fault)
 }

@@ -45,7 +45,7 @@ impl FromStr for Bytes {
 
 /// Not an amount of bytes.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("expected an amount of bytes such as `500K`, `10MiB` or `0` for no limit")]
+#[error("expected an amount of bytes such as `0`, `500K` or `10MiB`")]
 pub struct NotBytes;
 
 impl fmt::Display for Bytes {
@@ -63,7 +63,7 @@ pub struct Config {
     pub upload_rate: u64,
     /// Bytes per second from edges and peers together; 0: any number.
     pub download_rate: u64,
-    /// Bytes of ciphertext that may lie in the state folder.
+    /// Bytes of ciphertext that may lie in the state folder; 0: none, so that nothing can be fetched.
     pub disk_quota: u64,
     /// Whether to exchange chunks with peers at all.
     pub peers: bool,
@@ -111,7 +111,7 @@ impl Config {
             offer_held: defaults.offer_held,
         };
         if config.upload_slots == 0 {
-            settings.reject("`limits.upload-slots` must be at least 1; `peers = false` switches sharing off");
+            settings.reject_key("limits.upload-slots", "must be at least 1; `peers = false` switches sharing off");
         }
         config
     }
@@ -151,6 +151,18 @@ mod tests {
         check("-1", None);
         check("10 miles", None);
         check("99999999999999T", None);
+        // What 0 means depends on the key.
+        assert!(!NotBytes.to_string().contains("limit"));
+    }
+
+    #[test]
+    fn mistakes_are_named_where_they_stand() {
+        let text = "peers = true\n[limits]\nupload-slots = 0\ndisk = \"much\"\n";
+        let mut settings = Settings::parse("agent.toml", text, ENVIRONMENT_PREFIX, []);
+        Config::read(&mut settings, Path::new("/s"));
+        let umbel_service::config::ConfigError(mistakes) = settings.finish().unwrap_err();
+        let places: Vec<&str> = mistakes.iter().map(|mistake| mistake.place.as_str()).collect();
+        assert_eq!(places, ["agent.toml:4", "agent.toml:3"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! only then reported to the plan, offered to peers and given to readers.
 
 mod links;
+mod redial;
 mod report;
 
 use std::{
@@ -21,6 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use umbel_content::{ChunkIndex, ChunkSet, Manifest};
+use umbel_service::unix_now;
 use umbel_swarm::{Action, Config as SwarmConfig, Download as Plan, DropReason, FailReason, Source};
 use umbel_wire::agent::{FromAgent, complaint::Reason, from_agent::Message as Errand, from_edge::Message as News};
 
@@ -29,6 +31,8 @@ use crate::{
     edge::{Edge, EdgeError},
     open::{self, OpenError, Opened, Target},
     peer::{LinkCommand, LinkEvent, LinkId},
+    presence::Wish,
+    problem::Problem,
     progress::{Progress, State},
     store::{Arrival, Lease, StoreError, TicketText},
 };
@@ -44,6 +48,8 @@ const GIVE_UP: Duration = Duration::from_secs(300);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// At most once in this time is a version opened again because the edge does not know it.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// The ticket for chunks from edges is replaced this long before it expires, in seconds: accounts of old ones are forgotten.
+const TICKET_MARGIN: u64 = 60;
 /// How long the last chunks' writes are waited for when nobody waits for the download any more.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
@@ -66,25 +72,16 @@ impl Fetch {
 pub(crate) struct Petal {
     pub(crate) news: mpsc::Receiver<News>,
     pub(crate) alone: watch::Receiver<bool>,
-    pub(crate) wants: watch::Sender<bool>,
+    pub(crate) wants: watch::Sender<Wish>,
 }
 
 /// Starts fetching what is missing. `petal`: none where this site or this agent shares with nobody.
-pub(crate) fn start(
-    shared: &Arc<Shared>,
-    target: Target,
-    opened: Opened,
-    lease: Lease,
-    inline: u64,
-    petal: Option<Petal>,
-) -> Fetch {
+pub(crate) fn start(shared: &Arc<Shared>, target: Target, opened: Opened, lease: Lease, petal: Option<Petal>) -> Fetch {
     let stop = shared.stop.child_token();
     let (want, wanted) = watch::channel(0..0);
-    let mut tally = Tally::default();
-    tally.count(Source::Edge, inline);
     let (publish, progress) =
         watch::channel(Progress { total: lease.0.manifest.layout().length(), ..Progress::default() });
-    let shell = Shell::new(shared.clone(), target, opened, lease, publish, tally, stop.clone());
+    let shell = Shell::new(shared.clone(), target, opened, lease, publish, stop.clone());
     shared.tasks.spawn(shell.run(petal, wanted));
     Fetch { progress, want, _until_dropped: stop.drop_guard() }
 }
@@ -111,7 +108,7 @@ struct Shell {
     /// Requests to the edge that can still be called off.
     asked: HashMap<ChunkIndex, CancellationToken>,
     reopening: bool,
-    /// When the version was last opened again because the edge had forgotten it.
+    /// When the version was last opened again.
     opened_again: Option<Instant>,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
@@ -133,7 +130,6 @@ impl Shell {
         opened: Opened,
         lease: Lease,
         publish: watch::Sender<Progress>,
-        tally: Tally,
         stop: CancellationToken,
     ) -> Self {
         let manifest = Arc::new(opened.manifest);
@@ -157,7 +153,7 @@ impl Shell {
             events,
             inbox,
             publish,
-            tally,
+            tally: Tally::default(),
             stop,
         }
     }
@@ -175,12 +171,12 @@ impl Shell {
             // Our room closes with this, which tells it from that of a fetch that has begun meanwhile.
             drop(petal);
             self.shared.edges.unsubscribe(&self.lease.0.id, || {
-                wants.send_replace(false);
+                wants.send_modify(|wish| wish.open = false);
             });
         }
         let state = match outcome {
             Ok(()) => State::Complete,
-            Err(reason) => State::Failed(reason),
+            Err(problem) => State::Failed(problem),
         };
         self.report(state);
         debug!(version = %self.lease.0.id, progress = ?self.plan.progress(), sources = ?self.plan.sources().collect::<Vec<_>>(), "download ended");
@@ -190,12 +186,12 @@ impl Shell {
         let _in_time = tokio::time::timeout(FAREWELL, goodbye).await;
     }
 
-    /// Until every chunk is here. The error is for people.
+    /// Until every chunk is here.
     async fn work(
         &mut self,
         petal: &mut Option<(mpsc::Receiver<News>, watch::Receiver<bool>)>,
         mut wanted: watch::Receiver<Range<u32>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Problem> {
         let mut tick = tokio::time::interval(TICK);
         let stop = self.stop.clone();
         loop {
@@ -206,7 +202,7 @@ impl Shell {
             tokio::select! {
                 () = stop.cancelled() => {
                     let last = tokio::time::timeout(LAST_WRITES, self.given_up()).await;
-                    return last.unwrap_or_else(|_| Err("given up".into()));
+                    return last.unwrap_or_else(|_| Err(Problem::closing()));
                 }
                 Some(event) = self.inbox.recv() => self.handle(event)?,
                 (id, event) = self.links.next() => self.handle_link(id, event),
@@ -223,7 +219,7 @@ impl Shell {
     }
 
     /// Nobody waits any more: perhaps because the last reader has read the last chunk before its arrival was counted.
-    async fn given_up(&mut self) -> Result<(), String> {
+    async fn given_up(&mut self) -> Result<(), Problem> {
         while self.lease.0.held().is_full() {
             if self.act()? {
                 return Ok(());
@@ -233,11 +229,12 @@ impl Shell {
                 None => break,
             }
         }
-        Err("given up".into())
+        // Or the agent is closing: then someone does wait.
+        Err(Problem::closing())
     }
 
     /// Does what the plan asks for. True when it is done.
-    fn act(&mut self) -> Result<bool, String> {
+    fn act(&mut self) -> Result<bool, Problem> {
         while let Some(action) = self.plan.poll_action(now()) {
             match action {
                 Action::Request { source: Source::Edge, chunk } => self.ask_edge(chunk),
@@ -304,7 +301,7 @@ impl Shell {
         }
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), String> {
+    fn handle(&mut self, event: Event) -> Result<(), Problem> {
         match event {
             Event::Receiving(chunk) => {
                 self.last_arrival = now();
@@ -328,12 +325,17 @@ impl Shell {
         Ok(())
     }
 
-    fn stored(&mut self, source: Source, chunk: ChunkIndex, outcome: Result<bool, StoreError>) -> Result<(), String> {
-        let new = outcome.map_err(|error| crate::chain(&error))?;
+    fn stored(&mut self, source: Source, chunk: ChunkIndex, outcome: Result<bool, StoreError>) -> Result<(), Problem> {
+        let new = outcome?;
         self.last_arrival = now();
         self.asked.remove(&chunk);
         self.plan.handle_chunk(now(), source, chunk);
+        if let Source::Peer(peer) = source {
+            self.links.progressed(peer.as_bytes());
+        }
         let bytes = u64::from(self.manifest.layout().plain_len(chunk).unwrap_or_default());
+        let sealed = u64::from(self.manifest.layout().sealed_len(chunk).unwrap_or_default());
+        self.tally.delivered((self.name(source), source != Source::Edge), sealed);
         if new {
             self.tally.count(source, bytes);
             self.shared.traffic.count(source, bytes);
@@ -361,11 +363,10 @@ impl Shell {
             LinkEvent::Lack(chunk) => self.plan.handle_failed(at, Source::Peer(peer), chunk, FailReason::Lack),
             LinkEvent::Ended(error) => {
                 debug!(%peer, %error, "link ended");
-                if let Some(reason) = links::worth_a_complaint(&error) {
+                self.plan.handle_peer_gone(at, peer);
+                if let Some(reason) = self.links.ended(&id.peer, &error) {
                     self.complain(&id.peer, reason);
                 }
-                self.links.remove(&id.peer);
-                self.plan.handle_peer_gone(at, peer);
             }
         }
     }
@@ -433,13 +434,14 @@ impl Shell {
         self.spawn_open(Some(self.edge.url.to_string()));
     }
 
-    /// The same version, anew: the edge knows nothing of it in this session, perhaps because the session is a new one.
+    /// The same version, anew: the edge knows nothing of it in this session, perhaps because the session is a new one; or its
+    /// ticket ends.
     fn open_again(&mut self) {
         let just_done = self.opened_again.is_some_and(|at| now().saturating_duration_since(at) < OPEN_AGAIN);
         if just_done || std::mem::replace(&mut self.reopening, true) {
             return;
         }
-        debug!(edge = %self.edge.url, "edge has forgotten the version; opening it again");
+        debug!(edge = %self.edge.url, "opening the version again");
         self.opened_again = Some(now());
         self.spawn_open(None);
     }
@@ -453,7 +455,7 @@ impl Shell {
         });
     }
 
-    fn reopened(&mut self, outcome: Result<Opened, OpenError>) -> Result<(), String> {
+    fn reopened(&mut self, outcome: Result<Opened, OpenError>) -> Result<(), Problem> {
         self.reopening = false;
         match outcome {
             Ok(opened) if opened.manifest.id() == self.manifest.id() => {
@@ -463,19 +465,20 @@ impl Shell {
                 self.plan.handle_edge_changed(now());
             }
             Ok(_) => warn!("another edge offers another version"),
-            Err(OpenError::Edge(error)) if error.elsewhere() => debug!(%error, "no other edge"),
-            Err(error @ OpenError::Answer(_)) => debug!(%error, "no other edge"),
-            Err(error) => return Err(crate::chain(&error)),
+            Err(error) if error.may_heal() => debug!(%error, "no other edge"),
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    fn tick(&mut self) -> Result<(), String> {
+    fn tick(&mut self) -> Result<(), Problem> {
         self.report(State::Running);
         self.links.hand_over_receipts();
+        if self.ticket.expires <= unix_now() + TICKET_MARGIN {
+            self.open_again();
+        }
         if now().saturating_duration_since(self.last_arrival) > GIVE_UP {
-            let stall = self.publish.borrow().stall.clone();
-            return Err(stall.unwrap_or_else(|| "nothing has arrived for five minutes".into()));
+            return Err(self.why_nothing_comes());
         }
         Ok(())
     }

@@ -19,6 +19,9 @@ const MAX_STREAMS: u32 = 64;
 /// What one version's stream may have in flight: a path of 1 Gbit/s and 40 ms.
 const STREAM_WINDOW: u32 = 5 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// What a receiver may send before it is read: tickets, requests and receipts are small.
+const REQUEST_WINDOW: u32 = 32 * 1024;
+const REQUESTS_WINDOW: u32 = 256 * 1024;
 const IDLE: Duration = Duration::from_secs(30);
 /// Addresses of one peer that are looked at.
 const MAX_ADDRESSES: usize = 32;
@@ -45,7 +48,7 @@ pub(crate) async fn bind(config: &Config, identity: &Identity) -> Result<Endpoin
         .clear_address_lookup()
         .portmapper_config(PortmapperConfig::Disabled)
         .ca_tls_config(CaTlsConfig::custom_roots(roots.map_err(EndpointError::Certificate)?))
-        .transport_config(transport());
+        .transport_config(sending());
     if !config.bind.is_empty() {
         builder = builder.clear_ip_transports();
     }
@@ -55,15 +58,30 @@ pub(crate) async fn bind(config: &Config, identity: &Identity) -> Result<Endpoin
     builder.bind().await.map_err(|error| EndpointError::Bind(error.to_string()))
 }
 
+/// For connections that others open, to get chunks from us.
+///
 /// The seam for congestion control: iroh's CUBIC suits LANs and loopback; far and lossy paths will want BBR3
 /// (`QuicTransportConfigBuilder::congestion_controller_factory`), chosen by measured round-trip time.
-fn transport() -> QuicTransportConfig {
+fn sending() -> QuicTransportConfig {
     QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(REQUEST_WINDOW))
+        .receive_window(VarInt::from_u32(REQUESTS_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .max_idle_timeout(IDLE.try_into().ok())
+        .build()
+}
+
+/// For connections that we open, to get chunks: the other side has no streams to open.
+pub(crate) fn receiving() -> QuicTransportConfig {
+    QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(u64::from(CONNECTION_WINDOW))
         .max_idle_timeout(IDLE.try_into().ok())
         .build()
 }

@@ -19,6 +19,8 @@ const MAX_EDGES: usize = 10_000;
 /// One version of the fleet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Edges {
+    /// Of the installation that this is from; 0: not known.
+    version: u64,
     pub(crate) edges: Vec<Edge>,
     pub(crate) ticket_keys: KeySet,
 }
@@ -28,7 +30,7 @@ impl Edges {
         let mut edges = fleet.edges;
         edges.truncate(MAX_EDGES);
         let ticket_keys = KeySet::new(edges.iter().map(|edge| (edge.id.as_str(), edge.ticket_key.as_ref())));
-        Self { edges, ticket_keys }
+        Self { version: fleet.version, edges, ticket_keys }
     }
 
     /// As the agent's last run left it; empty if it left none.
@@ -38,7 +40,7 @@ impl Edges {
     }
 
     pub(crate) fn save(&self, state: &Path) {
-        let fleet = Fleet { edges: self.edges.clone(), ..Fleet::default() };
+        let fleet = Fleet { edges: self.edges.clone(), version: self.version };
         if let Err(error) = files::replace(&state.join(FILE), &fleet.encode_to_vec()) {
             tracing::warn!(%error, "cannot write down the fleet");
         }
@@ -78,14 +80,22 @@ impl Known {
         self.now.subscribe()
     }
 
-    /// An edge says what the fleet is.
+    /// An edge says what the fleet is. One that is behind, or does not know, changes nothing.
     pub(crate) fn learn(&self, fleet: Fleet) {
-        if fleet.edges.is_empty() || fleet.edges == self.now().edges {
+        if fleet.edges.is_empty() {
             return;
         }
-        let edges = Edges::new(fleet);
-        edges.save(&self.state);
-        self.now.send_replace(Arc::new(edges));
+        let learned = Edges::new(fleet);
+        let changed = self.now.send_if_modified(|now| {
+            let changed = learned.version >= now.version && learned.edges != now.edges;
+            if learned.version > now.version || changed {
+                *now = Arc::new(learned);
+            }
+            changed
+        });
+        if changed {
+            self.now().save(&self.state);
+        }
     }
 }
 
@@ -102,5 +112,30 @@ mod tests {
         assert_eq!(first, second);
         assert_eq!(first[0].id, "b");
         assert_eq!(first.len(), 3);
+    }
+
+    #[test]
+    fn an_older_fleet_changes_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let fleet = |version: u64, id: &str| Fleet { edges: vec![Edge { id: id.into(), ..Edge::default() }], version };
+        let known = Known::load(state.path());
+        let mut told = known.watch();
+        let mut check = |learned: Fleet, expected: &str, news: bool| {
+            known.learn(learned);
+            assert_eq!((known.now().edges[0].id.as_str(), told.has_changed().unwrap()), (expected, news));
+            told.mark_unchanged();
+        };
+        check(fleet(0, "of unknown age"), "of unknown age", true);
+        check(fleet(5, "a"), "a", true);
+        check(fleet(4, "older"), "a", false);
+        check(fleet(0, "of unknown age"), "a", false);
+        check(Fleet { version: 9, ..Fleet::default() }, "a", false);
+        check(fleet(5, "the same, otherwise"), "the same, otherwise", true);
+        check(fleet(7, "the same, otherwise"), "the same, otherwise", false);
+        check(fleet(6, "older than what is the same"), "the same, otherwise", false);
+        check(fleet(8, "b"), "b", true);
+        let again = Known::load(state.path());
+        again.learn(fleet(7, "older than the last run's"));
+        assert_eq!(again.now().edges[0].id, "b");
     }
 }

@@ -5,7 +5,6 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use umbel_wire::MAX_PEER_FRAME;
 
 /// Why nothing sensible can be read from a stream any more.
 #[derive(Debug, thiserror::Error)]
@@ -18,9 +17,12 @@ pub(crate) enum FrameError {
     Garbage,
 }
 
-/// The next message, or none at a clean end between two frames.
-pub(crate) async fn read<M: Message + Default>(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<M>, FrameError> {
-    let Some(length) = read_length(stream).await? else { return Ok(None) };
+/// The next message of at most `limit` bytes, or none at a clean end between two frames.
+pub(crate) async fn read<M: Message + Default>(
+    stream: &mut (impl AsyncRead + Unpin),
+    limit: usize,
+) -> Result<Option<M>, FrameError> {
+    let Some(length) = read_length(stream, limit).await? else { return Ok(None) };
     let body = read_exactly(stream, length).await?;
     M::decode(body).map(Some).map_err(|_| FrameError::Garbage)
 }
@@ -33,7 +35,7 @@ pub(crate) async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), length: 
 }
 
 /// At most four bytes of varint: more would be over the limit in any case.
-async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, FrameError> {
+async fn read_length(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> Result<Option<usize>, FrameError> {
     let mut length = 0u64;
     for shift in [0, 7, 14, 21] {
         let byte = match stream.read_u8().await {
@@ -43,14 +45,14 @@ async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usi
         };
         length |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
-            return within_limit(length).map(Some);
+            return within(limit, length).map(Some);
         }
     }
     Err(FrameError::TooLong(length))
 }
 
-fn within_limit(length: u64) -> Result<usize, FrameError> {
-    usize::try_from(length).ok().filter(|length| *length <= MAX_PEER_FRAME).ok_or(FrameError::TooLong(length))
+fn within(limit: usize, length: u64) -> Result<usize, FrameError> {
+    usize::try_from(length).ok().filter(|length| *length <= limit).ok_or(FrameError::TooLong(length))
 }
 
 /// A message as a frame.
@@ -61,14 +63,17 @@ pub(crate) fn encode(message: &impl Message) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use umbel_wire::peer::{Begin, FromReceiver, from_receiver::Message as Up};
+    use umbel_wire::{
+        MAX_PEER_FRAME,
+        peer::{Begin, FromReceiver, from_receiver::Message as Up},
+    };
 
     fn begin(length: usize) -> FromReceiver {
         FromReceiver { message: Some(Up::Begin(Begin { ticket: "t".repeat(length) })) }
     }
 
     async fn check(bytes: &[u8], expected: Result<Option<FromReceiver>, &str>) {
-        let read = read::<FromReceiver>(&mut &*bytes).await;
+        let read = read::<FromReceiver>(&mut &*bytes, MAX_PEER_FRAME).await;
         assert_eq!(read.map_err(|error| error.to_string()), expected.map_err(str::to_owned));
     }
 

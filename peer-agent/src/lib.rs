@@ -9,6 +9,7 @@
 mod agent;
 pub mod client;
 mod config;
+mod destination;
 mod download;
 mod edge;
 mod edges;
@@ -21,6 +22,7 @@ mod limits;
 mod open;
 mod peer;
 mod presence;
+mod problem;
 mod progress;
 mod receipts;
 mod serve;
@@ -29,11 +31,13 @@ mod store;
 
 pub use agent::{Agent, Download, GetError, GetRequest, Priority, StartError, Status};
 pub use config::{Bytes, Config, ENVIRONMENT_PREFIX, NotBytes};
+pub use destination::Destination;
 pub use edge::EdgeError;
 pub use endpoint::EndpointError;
 pub use enroll::{EnrolError, Enrolment, Prompt, enroll};
 pub use identity::{Identity, IdentityError};
 pub use open::OpenError;
+pub use problem::Problem;
 pub use progress::{Progress, SourceRow, State};
 pub use store::StoreError;
 

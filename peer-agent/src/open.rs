@@ -1,6 +1,6 @@
 //! May I read this, and what is it? Every answer is checked here before anything is done with it.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use umbel_content::{
@@ -16,11 +16,15 @@ use url::Url;
 use crate::{
     edge::{Edge, EdgeError},
     edges::Edges,
+    fleet,
     store::TicketText,
 };
 
 /// Longest URL that is looked at, in bytes.
 const MAX_URL: usize = 16 * 1024;
+
+/// How long the edges are given to tell of one whose ticket we cannot check.
+const FLEET_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a URL cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,23 @@ pub enum OpenError {
     /// Something else in the answer.
     #[error("the edge sent an answer that makes no sense: {0}")]
     Answer(&'static str),
+}
+
+impl OpenError {
+    /// Whether it may be otherwise later, or at another edge.
+    pub(crate) fn may_heal(&self) -> bool {
+        match self {
+            Self::Edge(error) => error.elsewhere(),
+            Self::Ticket(error) => is_unknown(error),
+            Self::Answer(_) => true,
+            Self::Url(_) | Self::Path(_) | Self::Manifest(_) | Self::Chunk(_) => false,
+        }
+    }
+}
+
+/// The ticket of an edge that we have not heard of yet, or that has a new key.
+fn is_unknown(error: &TokenError) -> bool {
+    matches!(error, TokenError::UnknownKey | TokenError::Signature)
 }
 
 /// What to open.
@@ -122,21 +143,45 @@ pub(crate) async fn open(
         version_id: pinned.map_or_else(Bytes::new, |manifest| Bytes::copy_from_slice(manifest.version_id().as_bytes())),
         want_inline,
     };
-    let mut last = None;
+    let (mut last, mut unknown) = (None, None);
     let mut candidates = edges.candidates(&target.url);
     candidates.sort_by_key(|url| Some(url.as_str()) == avoid);
     for url in candidates {
         let edge = edges.at(&url)?;
         match edge.open(request.clone()).await {
-            Ok(reply) => return check(edges, agent, edge, target, reply),
+            Ok(reply) => match check(&edges.fleet(), agent, &edge, target, reply.clone()) {
+                Err(OpenError::Ticket(error)) if is_unknown(&error) => unknown = unknown.or(Some((edge, reply))),
+                checked => return checked,
+            },
             Err(error) if error.elsewhere() => last = last.or(Some(error)),
             Err(error) => return Err(error.into()),
         }
     }
+    if let Some((edge, reply)) = unknown {
+        let fleet = introduced(edges, &reply.edge_ticket).await;
+        return check(&fleet, agent, &edge, target, reply);
+    }
     Err(last.map_or(OpenError::Answer("no edge is known"), OpenError::Edge))
 }
 
-fn check(edges: &Edges, agent: &[u8; 32], edge: Edge, target: &Target, reply: OpenReply) -> Result<Opened, OpenError> {
+/// The fleet, as soon as it has the key of the ticket; as it is, if nobody tells in time.
+async fn introduced(edges: &Edges, ticket: &str) -> Arc<fleet::Edges> {
+    let mut fleet = edges.watch_fleet();
+    let knows = |fleet: &Arc<fleet::Edges>| {
+        let checked = Ticket::verify_signature(ticket, &fleet.ticket_keys);
+        !checked.is_err_and(|error| is_unknown(&error))
+    };
+    let _in_time = tokio::time::timeout(FLEET_PATIENCE, fleet.wait_for(knows)).await;
+    edges.fleet()
+}
+
+fn check(
+    fleet: &fleet::Edges,
+    agent: &[u8; 32],
+    edge: &Edge,
+    target: &Target,
+    reply: OpenReply,
+) -> Result<Opened, OpenError> {
     let site_key: [u8; 32] = reply.site_key.as_ref().try_into().map_err(|_| OpenError::Answer("site key"))?;
     let signed = reply.manifest.ok_or(OpenError::Answer("no manifest"))?;
     let signed = SignedManifest::from_proto(signed).map_err(OpenError::Manifest)?;
@@ -149,7 +194,7 @@ fn check(edges: &Edges, agent: &[u8; 32], edge: Edge, target: &Target, reply: Op
     if key.id() != manifest.key_id() {
         return Err(OpenError::Answer("content key of another version"));
     }
-    let ticket = Ticket::verify_signature(&reply.edge_ticket, &edges.fleet().ticket_keys).map_err(OpenError::Ticket)?;
+    let ticket = Ticket::verify_signature(&reply.edge_ticket, &fleet.ticket_keys).map_err(OpenError::Ticket)?;
     ticket.allows(agent, None).map_err(OpenError::Ticket)?;
     if ticket.manifest != manifest.id() {
         return Err(OpenError::Ticket(TokenError::Binding));
@@ -158,7 +203,7 @@ fn check(edges: &Edges, agent: &[u8; 32], edge: Edge, target: &Target, reply: Op
         manifest.verify_chunk(ChunkIndex::new(0), &reply.inline_chunk).map_err(OpenError::Chunk)?;
     }
     Ok(Opened {
-        edge,
+        edge: edge.clone(),
         opener: Arc::new(Opener::new(&key, manifest.version_id())),
         signed,
         manifest,

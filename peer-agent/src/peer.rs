@@ -1,7 +1,7 @@
 //! The receiving side of the peer protocol: one link is one version from one peer.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use iroh::{
     Endpoint, EndpointAddr, EndpointId,
-    endpoint::{Connection, RecvStream, SendStream},
+    endpoint::{ConnectOptions, Connection, RecvStream, SendStream},
 };
 use tokio::{io::BufReader, sync::mpsc};
 use umbel_content::{ChunkIndex, ChunkSet, Manifest};
 use umbel_wire::{
-    PEER_ALPN,
+    MAX_PEER_FRAME, PEER_ALPN,
     agent::Receipt,
     peer::{
         Begin, Cancel, Chunk, FromReceiver, FromSender, Request, from_receiver::Message as Up,
@@ -22,7 +22,7 @@ use umbel_wire::{
     },
 };
 
-use crate::{frames, limits::Throttle};
+use crate::{endpoint, frames, limits::Throttle};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,8 +37,8 @@ const READ_BUFFER: usize = 64 * 1024;
 pub(crate) enum LinkError {
     #[error("cannot be reached: {0}")]
     Unreachable(String),
-    #[error("refuses: {0}")]
-    Refused(&'static str),
+    #[error("refuses: {}", refuse_text(*.0))]
+    Refused(refuse::Reason),
     #[error("breaks the protocol: {0}")]
     Protocol(String),
     #[error("connection lost: {0}")]
@@ -84,16 +84,21 @@ impl Dialer {
         if let Some(open) = self.reusable(&peer) {
             return Ok((open, true));
         }
-        let dialed = tokio::time::timeout(DIAL_TIMEOUT, self.endpoint.connect(address, PEER_ALPN)).await;
-        let connection = dialed
-            .map_err(|_| LinkError::Unreachable("no answer in time".into()))?
-            .map_err(|error| LinkError::Unreachable(error.to_string()))?;
+        let dialed = tokio::time::timeout(DIAL_TIMEOUT, self.dial(address)).await;
+        let connection = dialed.map_err(|_| LinkError::Unreachable("no answer in time".into()))??;
         let mut connections = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|_, other| other.close_reason().is_none());
         if connections.len() < MAX_CONNECTIONS {
             connections.insert(peer, connection.clone());
         }
         Ok((connection, false))
+    }
+
+    async fn dial(&self, address: EndpointAddr) -> Result<Connection, LinkError> {
+        let options = ConnectOptions::new().with_transport_config(endpoint::receiving());
+        let connecting = self.endpoint.connect_with_opts(address, PEER_ALPN, options).await;
+        let connecting = connecting.map_err(|error| LinkError::Unreachable(error.to_string()))?;
+        connecting.await.map_err(|error| LinkError::Unreachable(error.to_string()))
     }
 
     /// Nobody answers on this connection: the next link dials. One that another link has dialled since stays.
@@ -209,7 +214,7 @@ impl Link {
                 let have = ChunkSet::from_bitmap(self.manifest.layout().chunks(), &bitmap);
                 Ok((send, receive, have.map_err(|error| LinkError::Protocol(error.to_string()))?))
             }
-            Down::Refuse(refusal) => Err(LinkError::Refused(refuse_text(refusal.reason()))),
+            Down::Refuse(refusal) => Err(LinkError::Refused(refusal.reason())),
             Down::Have(_) | Down::Chunk(_) | Down::Lack(_) => Err(LinkError::Protocol("spoke out of turn".into())),
         }
     }
@@ -225,7 +230,8 @@ impl Link {
         mut receive: BufReader<RecvStream>,
         mut commands: mpsc::Receiver<LinkCommand>,
     ) -> LinkError {
-        let asked = Mutex::new(BTreeSet::new());
+        let asked = Asked::default();
+        let mut news = News::of(&self.manifest);
         let up = async {
             while let Some(command) = commands.recv().await {
                 if let Err(error) = self.command(&mut send, command, &asked).await {
@@ -238,7 +244,7 @@ impl Link {
         };
         let down = async {
             loop {
-                if let Err(error) = self.receive(&mut receive, &asked).await {
+                if let Err(error) = self.receive(&mut receive, &asked, &mut news).await {
                     return error;
                 }
             }
@@ -246,15 +252,10 @@ impl Link {
         tokio::select! { ended = up => ended, ended = down => ended }
     }
 
-    async fn command(
-        &self,
-        send: &mut SendStream,
-        command: LinkCommand,
-        asked: &Mutex<BTreeSet<u32>>,
-    ) -> Result<(), LinkError> {
+    async fn command(&self, send: &mut SendStream, command: LinkCommand, asked: &Asked) -> Result<(), LinkError> {
         let message = match command {
             LinkCommand::Request(chunk) => {
-                asked.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk.get());
+                asked.add(chunk.get());
                 Up::Request(Request { chunk: chunk.get() })
             }
             LinkCommand::Cancel(chunk) => Up::Cancel(Cancel { chunk: chunk.get() }),
@@ -266,18 +267,23 @@ impl Link {
     async fn receive(
         &self,
         receive: &mut BufReader<RecvStream>,
-        asked: &Mutex<BTreeSet<u32>>,
+        asked: &Asked,
+        news: &mut News,
     ) -> Result<(), LinkError> {
         let event = match read(receive).await? {
-            Down::Have(have) => LinkEvent::Have(have.added),
-            Down::Lack(lack) => LinkEvent::Lack(ChunkIndex::new(lack.chunk)),
+            Down::Have(have) => {
+                news.take(have.added.len())?;
+                LinkEvent::Have(have.added)
+            }
+            Down::Lack(lack) => {
+                asked.answered(lack.chunk)?;
+                LinkEvent::Lack(ChunkIndex::new(lack.chunk))
+            }
             Down::Chunk(chunk) => {
-                if !asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&chunk.chunk) {
-                    return Err(LinkError::Protocol("sent a chunk that nobody asked for".into()));
-                }
+                asked.answered(chunk.chunk)?;
                 self.chunk(receive, &chunk).await?
             }
-            Down::Refuse(refusal) => return Err(LinkError::Refused(refuse_text(refusal.reason()))),
+            Down::Refuse(refusal) => return Err(LinkError::Refused(refusal.reason())),
             Down::Accept(_) => return Err(LinkError::Protocol("accepted twice".into())),
         };
         self.report.tell(event).await;
@@ -302,8 +308,44 @@ impl Link {
     }
 }
 
+/// How often each chunk was asked for and not answered. One that was cancelled may come all the same, or not.
+#[derive(Debug, Default)]
+struct Asked(Mutex<BTreeMap<u32, u32>>);
+
+impl Asked {
+    fn add(&self, chunk: u32) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(chunk).or_default() += 1;
+    }
+
+    fn answered(&self, chunk: u32) -> Result<(), LinkError> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked.get_mut(&chunk) {
+            Some(1) => drop(asked.remove(&chunk)),
+            Some(times) => *times -= 1,
+            None => return Err(LinkError::Protocol("answered what nobody asked".into())),
+        }
+        Ok(())
+    }
+}
+
+/// What a peer may still announce. Each chunk once would do; a disk that fails makes it a little more.
+#[derive(Debug)]
+struct News(u64);
+
+impl News {
+    fn of(manifest: &Manifest) -> Self {
+        Self(4 * u64::from(manifest.layout().chunks()) + 1024)
+    }
+
+    fn take(&mut self, chunks: usize) -> Result<(), LinkError> {
+        let left = self.0.checked_sub(1 + chunks as u64);
+        self.0 = left.ok_or_else(|| LinkError::Protocol("announces chunks without end".into()))?;
+        Ok(())
+    }
+}
+
 async fn read(receive: &mut BufReader<RecvStream>) -> Result<Down, LinkError> {
-    match frames::read::<FromSender>(receive).await {
+    match frames::read::<FromSender>(receive, MAX_PEER_FRAME).await {
         Ok(Some(FromSender { message: Some(message) })) => Ok(message),
         Ok(Some(_)) => Err(LinkError::Protocol("sent an unknown message".into())),
         Ok(None) => Err(LinkError::Lost("it hung up".into())),
@@ -322,5 +364,25 @@ fn refuse_text(reason: refuse::Reason) -> &'static str {
         refuse::Reason::OverLimit => "over the ticket's limit",
         refuse::Reason::Busy => "busy",
         refuse::Reason::Protocol => "protocol broken",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_has_one_answer() {
+        let asked = Asked::default();
+        [1, 2, 1].into_iter().for_each(|chunk| asked.add(chunk));
+        let answers = [1, 3, 1, 1, 2, 2].map(|chunk| asked.answered(chunk).is_ok());
+        assert_eq!(answers, [true, false, true, false, true, false]);
+    }
+
+    #[test]
+    fn announcements_end() {
+        let mut news = News(10);
+        assert!(news.take(4).is_ok() && news.take(4).is_ok());
+        assert!(news.take(0).is_err(), "an empty one counts, too");
     }
 }

@@ -18,13 +18,21 @@ const ADDRESS_PATIENCE: Duration = Duration::from_millis(300);
 /// A home edge that has been silent for this long while connecting is passed over.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
+/// What this agent wants of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// Counts the fetches of the version: each needs a share and introductions of its own.
+    pub(crate) fetch: u64,
+    /// Whether the last of them runs.
+    pub(crate) open: bool,
+}
+
 /// Who a version is offered to and where.
 pub(crate) struct Presence {
     pub(crate) edges: Edges,
     pub(crate) version: Arc<Version>,
     pub(crate) address: watch::Receiver<PeerAddress>,
-    /// True while a download runs.
-    pub(crate) wants: watch::Receiver<bool>,
+    pub(crate) wants: watch::Receiver<Wish>,
     /// Set when no edge of the petal can be reached.
     pub(crate) alone: watch::Sender<bool>,
     pub(crate) stop: CancellationToken,
@@ -34,7 +42,7 @@ pub(crate) struct Presence {
 struct Joined {
     edge: Edge,
     session: u64,
-    wanted: bool,
+    wish: Wish,
     address: PeerAddress,
     said: Arc<ChunkSet>,
 }
@@ -65,19 +73,18 @@ impl Presence {
                 () = self.version.evicted.cancelled() => break,
                 Ok(()) = sessions.changed() => {}
                 Ok(()) = self.address.changed() => {}
-                Ok(()) = self.wants.changed() => {
-                    // Another fetch may want what the last one did: it joins anew all the same.
-                    if let Some(joined) = &mut joined {
-                        joined.wanted = !*self.wants.borrow_and_update();
-                    }
-                }
+                Ok(()) = self.wants.changed() => {}
                 Ok(()) = held.changed() => tokio::time::sleep(HAVE_INTERVAL).await,
                 () = pause => {}
             }
         }
         if let Some(joined) = joined {
-            joined.edge.tell(message(Message::Leave(Leave { manifest_id: self.id() }))).await;
+            self.leave(&joined).await;
         }
+    }
+
+    async fn leave(&self, joined: &Joined) {
+        joined.edge.tell(message(Message::Leave(Leave { manifest_id: self.id() }))).await;
     }
 
     /// A peer that is introduced without an address is of no use; so the first Join waits for one, but not long.
@@ -100,21 +107,22 @@ impl Presence {
             std::mem::replace(alone, home.is_none() && !patient) != (home.is_none() && !patient)
         });
         let (edge, session) = home?;
-        match joined {
-            Some(mut joined) if joined.session == session && !self.moved(&joined) => {
-                self.tell_news(&mut joined).await;
-                Some(joined)
+        let wish = *self.wants.borrow_and_update();
+        // Who has nothing and wants nothing is of no use to anyone.
+        let idle = !wish.open && self.version.held().is_empty();
+        if let Some(mut old) = joined {
+            let here = old.session == session;
+            if here && !idle && old.wish == wish && old.address == *self.address.borrow() {
+                self.tell_news(&mut old).await;
+                return Some(old);
             }
-            Some(old) if old.session != session => {
-                old.edge.tell(message(Message::Leave(Leave { manifest_id: self.id() }))).await;
-                Some(self.join(edge, session).await)
+            // To join again would leave the introductions of the fetch before as they are.
+            let anew = old.wish.open && wish.open && old.wish.fetch != wish.fetch;
+            if !here || idle || anew {
+                self.leave(&old).await;
             }
-            Some(_) | None => Some(self.join(edge, session).await),
         }
-    }
-
-    fn moved(&self, joined: &Joined) -> bool {
-        joined.wanted != *self.wants.borrow() || joined.address != *self.address.borrow()
+        if idle { None } else { Some(self.join(edge, session, wish).await) }
     }
 
     /// The first edge in the site's order that can be spoken to. `patient`: do not pass over one that is connecting.
@@ -130,19 +138,18 @@ impl Presence {
         None
     }
 
-    async fn join(&self, edge: Edge, session: u64) -> Joined {
-        let said = self.version.held();
-        let (wanted, address) = (*self.wants.borrow(), self.address.borrow().clone());
+    async fn join(&self, edge: Edge, session: u64, wish: Wish) -> Joined {
+        let (said, address) = (self.version.held(), self.address.borrow().clone());
         let join = Join {
             edge_ticket: self.version.edge_ticket(),
             chunks: self.version.manifest.layout().chunks(),
             have: Some(WireSet { bitmap: said.to_bitmap().into() }),
             address: Some(address.clone()),
-            wants: wanted,
+            wants: wish.open,
         };
-        debug!(version = %self.version.id, edge = %edge.url, wanted, "join");
+        debug!(version = %self.version.id, edge = %edge.url, wants = wish.open, "join");
         edge.tell(message(Message::Join(join))).await;
-        Joined { edge, session, wanted, address, said }
+        Joined { edge, session, wish, address, said }
     }
 
     async fn tell_news(&self, joined: &mut Joined) {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::problem::Problem;
+
 /// A snapshot of one download. Bytes are those of the content (plaintext), so that they add up to its length.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Progress {
@@ -21,7 +23,7 @@ pub struct Progress {
     pub peers: usize,
     /// Why nothing arrives just now, in words.
     pub stall: Option<String>,
-    /// The edge in use and every connected peer.
+    /// The edge in use, every connected peer, and whoever else has brought something.
     pub sources: Vec<SourceRow>,
 }
 
@@ -41,8 +43,8 @@ pub enum State {
     Running,
     /// Every chunk is here and verified.
     Complete,
-    /// It was given up; the reason in words.
-    Failed(String),
+    /// It was given up.
+    Failed(Problem),
 }
 
 /// One source of a download.
@@ -52,7 +54,7 @@ pub struct SourceRow {
     pub name: String,
     /// Whether it is a peer.
     pub peer: bool,
-    /// Bytes that it delivered, of ciphertext.
+    /// Bytes that it delivered, of ciphertext, however often its connection was lost meanwhile.
     pub bytes: u64,
     /// Bytes per second while busy.
     pub rate: u64,

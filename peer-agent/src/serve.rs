@@ -1,5 +1,7 @@
 //! The sending side of the peer protocol: checks tickets offline, and sends chunks within the user's limits.
 
+mod guests;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -18,6 +20,7 @@ use tokio::{
     io::BufReader,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -30,7 +33,7 @@ use umbel_wire::{
         from_sender::Message as Down, refuse::Reason,
     },
     receipt,
-    token::{KeySet, Ticket, TokenError},
+    token::{KeySet, MAX_TOKEN_BYTES, Ticket, TokenError},
 };
 
 use crate::{
@@ -39,15 +42,25 @@ use crate::{
     limits::Throttle,
     store::{Store, StoreError, Version},
 };
+use guests::{Guest, Guests};
 
-const MAX_CONNECTIONS: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may last under which no good ticket was shown.
+const TICKET_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a member's connection is kept for its next stream.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest frame of a receiver, in bytes: a ticket and a little more.
+const MAX_FRAME: usize = MAX_TOKEN_BYTES + 1024;
+/// Receipts on one stream beyond one for each chunk sent.
+const SPARE_RECEIPTS: u64 = 16;
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests of one receiver that wait. More at once break the protocol: our own agents ask for at most 32.
 const MAX_QUEUED: usize = 256;
 /// What passes the throttle at once.
 const PIECE: usize = 16 * 1024;
 const PROTOCOL_ERROR: VarInt = VarInt::from_u32(1);
+/// The connection is not needed, or its place is.
+const NOT_NEEDED: VarInt = VarInt::from_u32(2);
 
 /// What the sending side counts.
 #[derive(Debug, Default)]
@@ -66,6 +79,7 @@ pub(crate) struct Server {
     me: [u8; 32],
     throttle: Throttle,
     slots: Arc<Semaphore>,
+    guests: Arc<Guests>,
     /// Plaintext bytes sent under each ticket, and when it expires.
     spent: Mutex<HashMap<[u8; 16], (u64, u64)>>,
     /// Receipts that receivers gave us, for an edge. Full: dropped, the receiver reports them itself.
@@ -91,6 +105,8 @@ struct Admission {
     /// The ticket as it came.
     text: String,
     version: Arc<Version>,
+    /// Chunks that were sent on this stream.
+    sent: AtomicU64,
 }
 
 impl Server {
@@ -108,6 +124,7 @@ impl Server {
             me,
             throttle: Throttle::new(upload_rate),
             slots: Arc::new(Semaphore::new(slots)),
+            guests: Arc::default(),
             spent: Mutex::default(),
             receipts,
             counters: Counters::default(),
@@ -124,26 +141,43 @@ impl Server {
                 Some(_) = connections.join_next() => continue,
             };
             let Some(incoming) = incoming else { break };
-            if connections.len() >= MAX_CONNECTIONS {
-                incoming.refuse();
-                continue;
+            match self.guests.enter() {
+                Some(guest) => drop(connections.spawn(self.clone().receive(incoming, guest))),
+                None => incoming.refuse(),
             }
-            connections.spawn(self.clone().connection(incoming));
         }
         connections.shutdown().await;
     }
 
-    async fn connection(self: Arc<Self>, incoming: Incoming) {
+    async fn receive(self: Arc<Self>, incoming: Incoming, guest: Guest) {
         let Ok(accepting) = incoming.accept() else { return };
-        let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await else { return };
-        let remote = *connection.remote_id().as_bytes();
+        let connected = guest.leave.run_until_cancelled(tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting)).await;
+        let Some(Ok(Ok(connection))) = connected else { return };
+        guest.is_from(*connection.remote_id().as_bytes());
+        let guest = Arc::new(guest);
+        self.entertain(&connection, &guest).await;
+        connection.close(NOT_NEEDED, b"not needed");
+    }
+
+    /// Until the connection is lost, its place is needed, or nothing goes on under it.
+    async fn entertain(self: Arc<Self>, connection: &Connection, guest: &Arc<Guest>) {
         let mut streams = JoinSet::new();
+        let mut deadline = Instant::now() + TICKET_TIMEOUT;
         loop {
             tokio::select! {
-                Some(_) = streams.join_next() => {}
+                () = guest.leave.cancelled() => break,
+                Some(_) = streams.join_next() => if !guest.is_stranger() {
+                    deadline = Instant::now() + IDLE_TIMEOUT;
+                },
                 accepted = connection.accept_bi() => {
                     let Ok((send, receive)) = accepted else { break };
-                    streams.spawn(self.clone().stream(connection.clone(), remote, send, receive));
+                    streams.spawn(self.clone().stream(connection.clone(), guest.clone(), send, receive));
+                }
+                () = sleep_until(deadline) => {
+                    if guest.is_stranger() || streams.is_empty() {
+                        break;
+                    }
+                    deadline = Instant::now() + IDLE_TIMEOUT;
                 }
             }
         }
@@ -153,15 +187,22 @@ impl Server {
     async fn stream(
         self: Arc<Self>,
         connection: Connection,
-        remote: [u8; 32],
+        guest: Arc<Guest>,
         mut send: SendStream,
         receive: RecvStream,
     ) {
-        let receive = BufReader::new(receive);
-        let Err(error) = self.serve(&mut send, receive, &remote).await else { return };
+        let (remote, receive) = (*connection.remote_id().as_bytes(), BufReader::new(receive));
+        let Err(error) = self.serve(&mut send, receive, &remote, &guest).await else { return };
         debug!(peer = hex::encode(&remote[..5]), %error, "stream ended");
         match error {
-            ServeError::Refused(reason) => self.refuse(&mut send, reason).await,
+            ServeError::Refused(reason) => {
+                let bad = matches!(reason, Reason::BadTicket | Reason::NotForYou | Reason::Expired);
+                let patient = !bad || guest.refuse();
+                self.refuse(&mut send, reason).await;
+                if !patient {
+                    connection.close(PROTOCOL_ERROR, b"too many bad tickets");
+                }
+            }
             ServeError::Protocol(_) => {
                 self.refuse(&mut send, Reason::Protocol).await;
                 connection.close(PROTOCOL_ERROR, b"protocol");
@@ -184,12 +225,14 @@ impl Server {
         send: &mut SendStream,
         mut receive: BufReader<RecvStream>,
         remote: &[u8; 32],
+        guest: &Guest,
     ) -> Result<(), ServeError> {
         let begin = tokio::time::timeout(BEGIN_TIMEOUT, read(&mut receive)).await;
         let begin = begin.map_err(|_| ServeError::Lost("no word in time".into()))??;
         let Some(Up::Begin(begin)) = begin else { return Err(ServeError::Protocol("no Begin".into())) };
         let ticket = admit(&begin.ticket, &self.edges.fleet().ticket_keys, remote, &self.me, unix_now());
         let ticket = ticket.map_err(ServeError::Refused)?;
+        guest.admit();
         let version = self.store.version(&ticket.manifest).ok_or(ServeError::Refused(Reason::NotHeld))?;
         if self.spent(&ticket) >= ticket.max_bytes {
             return Err(ServeError::Refused(Reason::OverLimit));
@@ -198,7 +241,8 @@ impl Server {
         let held = version.held();
         let have = agent::ChunkSet { bitmap: held.to_bitmap().into() };
         write(send, frame(Down::Accept(Accept { have: Some(have) }))).await?;
-        self.transfer(send, receive, Admission { ticket, text: begin.ticket, version }, held).await
+        self.transfer(send, receive, Admission { ticket, text: begin.ticket, version, sent: AtomicU64::new(0) }, held)
+            .await
     }
 
     fn slot(&self) -> Result<OwnedSemaphorePermit, ServeError> {
@@ -242,11 +286,19 @@ impl Server {
         admission: &Admission,
         wishes: &Wishes,
     ) -> Result<(), ServeError> {
+        let mut receipts = 0;
         loop {
             match read(&mut receive).await? {
                 Some(Up::Request(request)) => wishes.add(request.chunk)?,
                 Some(Up::Cancel(cancel)) => wishes.remove(cancel.chunk),
-                Some(Up::Receipt(receipt)) => self.take_receipt(receipt, admission)?,
+                Some(Up::Receipt(receipt)) => {
+                    receipts += 1;
+                    // Each costs the check of a signature.
+                    if receipts > admission.sent.load(Ordering::Relaxed) + SPARE_RECEIPTS {
+                        return Err(ServeError::Protocol("more receipts than chunks".into()));
+                    }
+                    self.take_receipt(receipt, admission)?;
+                }
                 Some(Up::Begin(_)) => return Err(ServeError::Protocol("began twice".into())),
                 None => return Ok(()),
             }
@@ -307,6 +359,7 @@ impl Server {
         self.spend(&admission.ticket, u64::from(plain))?;
         let length = u32::try_from(sealed.len()).unwrap_or_default();
         write(send, frame(Down::Chunk(Chunk { chunk: chunk.get(), length }))).await?;
+        admission.sent.fetch_add(1, Ordering::Relaxed);
         self.send_body(send, sealed).await
     }
 
@@ -420,7 +473,7 @@ async fn write(send: &mut SendStream, frame: Bytes) -> Result<(), ServeError> {
 }
 
 async fn read(receive: &mut BufReader<RecvStream>) -> Result<Option<Up>, ServeError> {
-    match frames::read::<FromReceiver>(receive).await {
+    match frames::read::<FromReceiver>(receive, MAX_FRAME).await {
         Ok(Some(FromReceiver { message: Some(message) })) => Ok(Some(message)),
         Ok(Some(_)) => Err(ServeError::Protocol("sent an unknown message".into())),
         Ok(None) => Ok(None),

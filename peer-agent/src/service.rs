@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -28,7 +28,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 use tokio::{net::UnixListener, sync::watch};
@@ -39,12 +39,12 @@ use tracing::info;
 use crate::{
     agent::{Agent, GetError, GetRequest, StartError},
     config::{Config, socket_in},
-    edge::EdgeError,
-    open::OpenError,
+    problem::Problem,
     progress::{Progress, State},
-    store::StoreError,
 };
 
+/// Names the version in the response to a request for content: its manifest.
+pub(crate) const VERSION_FIELD: &str = "umbel-version";
 /// Names the download in the response to a request for content.
 pub const DOWNLOAD_FIELD: &str = "umbel-download";
 /// Longest request that is read, in bytes.
@@ -69,41 +69,65 @@ pub enum ServiceError {
     },
 }
 
-/// What went wrong, as the local API tells it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Problem {
-    /// `bad_request`, `grant_missing`, `forbidden`, `not_found`, `unreachable`, `membership`, `storage`, `unverified`, `failed`.
-    pub code: String,
-    /// For people.
-    pub message: String,
+/// What `POST /v1/content` takes: a [`GetRequest`], and where to go on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    #[serde(flatten)]
+    pub(crate) request: GetRequest,
+    /// Bytes that are left out at the beginning.
+    #[serde(default)]
+    pub(crate) from: u64,
+    /// The only version that will do, by its manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<String>,
 }
 
 #[derive(Clone)]
 struct Api {
     agent: Arc<Agent>,
     downloads: Arc<Downloads>,
+    /// Cancelled when those who still read have had their time.
+    over: CancellationToken,
+}
+
+/// A download as programs may ask for it.
+#[derive(Clone)]
+struct Known {
+    progress: watch::Receiver<Progress>,
+    /// Why its content broke off.
+    broke: Arc<OnceLock<Problem>>,
 }
 
 #[derive(Default)]
 struct Downloads {
     count: AtomicU64,
-    recent: Mutex<VecDeque<(u64, watch::Receiver<Progress>)>>,
+    recent: Mutex<VecDeque<(u64, Known)>>,
+}
+
+impl Known {
+    fn now(&self) -> Progress {
+        let progress = self.progress.borrow().clone();
+        match self.broke.get() {
+            Some(problem) => Progress { state: State::Failed(problem.clone()), ..progress },
+            None => progress,
+        }
+    }
 }
 
 impl Downloads {
-    fn remember(&self, progress: watch::Receiver<Progress>) -> u64 {
+    fn remember(&self, known: Known) -> u64 {
         let id = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == REMEMBERED {
             recent.pop_front();
         }
-        recent.push_back((id, progress));
+        recent.push_back((id, known));
         id
     }
 
-    fn find(&self, id: u64) -> Option<watch::Receiver<Progress>> {
+    fn find(&self, id: u64) -> Option<Known> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().find(|(other, _)| *other == id).map(|(_, progress)| progress.clone())
+        recent.iter().find(|(other, _)| *other == id).map(|(_, known)| known.clone())
     }
 }
 
@@ -140,19 +164,24 @@ fn listen(state: &Path) -> io::Result<UnixListener> {
 }
 
 async fn serve(agent: Arc<Agent>, socket: UnixListener, shutdown: CancellationToken) {
-    let app = app(agent);
+    let over = CancellationToken::new();
+    let app = app(Api { agent, downloads: Arc::default(), over: over.clone() });
     let stop = shutdown.clone();
     let serving = axum::serve(socket, app).with_graceful_shutdown(async move { stop.cancelled().await });
+    let mut serving = std::pin::pin!(serving.into_future());
     tokio::select! {
-        ended = serving => if let Err(error) = ended { tracing::error!(%error, "local API ended") },
-        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN).await } => {}
+        ended = &mut serving => if let Err(error) = ended { tracing::error!(%error, "local API ended") },
+        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN).await } => {
+            over.cancel();
+            let _in_time = tokio::time::timeout(DRAIN, serving).await;
+        }
     }
 }
 
 /// Running local requests may take this long to finish when the service stops.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
-fn app(agent: Arc<Agent>) -> Router {
+fn app(api: Api) -> Router {
     Router::new()
         .route("/v1/content", post(content))
         .route("/v1/downloads/{id}", get(progress))
@@ -161,38 +190,48 @@ fn app(agent: Arc<Agent>) -> Router {
         .route("/v1/flush", post(flush))
         .route("/v1/receipts/flush", post(flush_receipts))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
-        .with_state(Api { agent, downloads: Arc::default() })
+        .with_state(api)
 }
 
-async fn content(Extracted(api): Extracted<Api>, Json(request): Json<GetRequest>) -> Response {
-    let download = match api.agent.get(request).await {
+async fn content(Extracted(api): Extracted<Api>, Json(wanted): Json<Wanted>) -> Response {
+    let download = match api.agent.get_part(&wanted).await {
         Ok(download) => download,
         Err(error) => return problem(&error),
     };
-    let id = api.downloads.remember(download.progress());
+    let known = Known { progress: download.progress(), broke: Arc::default() };
+    let id = api.downloads.remember(known.clone());
     let head = [
         (header::CONTENT_TYPE, download.media_type().to_owned()),
-        (header::CONTENT_LENGTH, download.length().to_string()),
+        (header::CONTENT_LENGTH, download.length().saturating_sub(wanted.from).to_string()),
+        (header::HeaderName::from_static(VERSION_FIELD), download.manifest_id()),
         (header::HeaderName::from_static(DOWNLOAD_FIELD), id.to_string()),
     ];
-    (head, Body::from_stream(download.into_stream())).into_response()
+    let broken = move |error: GetError| {
+        // The first is the one that counts.
+        let _said = known.broke.set(Problem::from(&error));
+        error
+    };
+    // Too short for what was announced: the reader learns that it broke off.
+    let content = download.into_stream_from(wanted.from).map_err(broken).take_until(api.over.cancelled_owned());
+    (head, Body::from_stream(content)).into_response()
 }
 
 async fn progress(Extracted(api): Extracted<Api>, PathPart(id): PathPart<u64>) -> Response {
     match api.downloads.find(id) {
-        Some(progress) => Json(progress.borrow().clone()).into_response(),
+        Some(known) => Json(known.now()).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
 async fn follow(Extracted(api): Extracted<Api>, PathPart(id): PathPart<u64>) -> Response {
-    let Some(progress) = api.downloads.find(id) else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(known) = api.downloads.find(id) else { return StatusCode::NOT_FOUND.into_response() };
     // The last line is the one that says how it ended.
-    let lines = WatchStream::new(progress).scan(false, |ended, progress| {
-        let line = (!*ended).then(|| line(&progress));
-        *ended = progress.state != State::Running;
-        futures::future::ready(line)
-    });
+    let lines =
+        WatchStream::new(known.progress).take_until(api.over.cancelled_owned()).scan(false, |ended, progress| {
+            let line = (!*ended).then(|| line(&progress));
+            *ended = progress.state != State::Running;
+            futures::future::ready(line)
+        });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines.map(Ok::<_, io::Error>))).into_response()
 }
 
@@ -230,29 +269,19 @@ pub(crate) struct Reported {
 }
 
 fn problem(error: &GetError) -> Response {
-    let (status, code) = classify(error);
-    let problem = Problem { code: code.into(), message: crate::chain(error) };
-    (status, Json(problem)).into_response()
+    let problem = Problem::from(error);
+    (status_of(&problem.code), Json(problem)).into_response()
 }
 
-/// HTTP status of the local API, and a code for programs.
-pub(crate) fn classify(error: &GetError) -> (StatusCode, &'static str) {
-    match error {
-        GetError::Open(OpenError::Url(_) | OpenError::Path(_)) => (StatusCode::BAD_REQUEST, "bad_request"),
-        GetError::Open(OpenError::Edge(error)) => match error {
-            EdgeError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "unreachable"),
-            EdgeError::Membership(_) => (StatusCode::FORBIDDEN, "membership"),
-            EdgeError::GrantMissing(_) => (StatusCode::UNAUTHORIZED, "grant_missing"),
-            EdgeError::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
-            EdgeError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
-            EdgeError::Refused(_) => (StatusCode::BAD_REQUEST, "bad_request"),
-        },
-        GetError::Store(StoreError::Quota { .. } | StoreError::Io(_)) => (StatusCode::INSUFFICIENT_STORAGE, "storage"),
-        GetError::Open(OpenError::Manifest(_) | OpenError::Ticket(_) | OpenError::Chunk(_) | OpenError::Answer(_))
-        | GetError::Decrypt(_) => (StatusCode::BAD_GATEWAY, "unverified"),
-        GetError::Store(StoreError::InUse | StoreError::Index(_) | StoreError::NotHeld(_) | StoreError::Closed)
-        | GetError::Failed(_)
-        | GetError::Save { .. }
-        | GetError::Remote(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+/// HTTP status of the local API.
+fn status_of(code: &str) -> StatusCode {
+    match code {
+        "bad_request" => StatusCode::BAD_REQUEST,
+        "unreachable" | "unverified" => StatusCode::BAD_GATEWAY,
+        "membership" | "forbidden" => StatusCode::FORBIDDEN,
+        "grant_missing" => StatusCode::UNAUTHORIZED,
+        "not_found" => StatusCode::NOT_FOUND,
+        "storage" => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -6,18 +6,20 @@
 //! survives `kill -9` of the process (the page cache does). After a power cut the index may be ahead of the data; that is why
 //! [`Store::read`] checks every chunk against the manifest again, and forgets one that does not match.
 
+mod accounts;
 mod blobs;
 mod index;
+mod shelf;
 mod writer;
 
 use std::{
-    collections::HashMap,
     io,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,12 +29,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use umbel_content::{ChunkIndex, ChunkSet, Manifest, ManifestId, SignedManifest};
+use umbel_service::unix_now;
 
+use accounts::Accounts;
 use blobs::Blobs;
 use index::Index;
 pub(crate) use index::{TicketAccount, VersionRecord};
+use shelf::Shelf;
 use writer::{Command, Writer};
 
+/// How often settled tickets are looked for that nobody will ask for again.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Chunks that may wait for the writer; whoever brings more waits, which slows the network down to the disk's pace.
 const WRITE_QUEUE: usize = 64;
 
@@ -85,6 +92,8 @@ pub(crate) struct Version {
     leases: AtomicUsize,
     /// Order of use; the lowest goes first.
     used: AtomicU64,
+    /// Ciphertext on disk.
+    bytes: AtomicU64,
     /// Cancelled when the version was evicted.
     pub(crate) evicted: CancellationToken,
 }
@@ -107,11 +116,6 @@ impl Version {
         ticket.clone_into(&mut self.edge_ticket.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn bytes_held(&self) -> u64 {
-        let (held, layout) = (self.held(), self.manifest.layout());
-        held.iter().filter_map(|chunk| layout.sealed_len(chunk)).map(u64::from).sum()
-    }
-
     fn in_use(&self) -> bool {
         self.leases.load(Ordering::Acquire) > 0
     }
@@ -119,50 +123,36 @@ impl Version {
 
 /// Keeps a version from being evicted.
 #[derive(Debug)]
-pub(crate) struct Lease(pub(crate) Arc<Version>);
-
-impl Lease {
-    fn on(version: &Arc<Version>) -> Self {
-        version.leases.fetch_add(1, Ordering::AcqRel);
-        Self(version.clone())
-    }
-}
+pub(crate) struct Lease(pub(crate) Arc<Version>, Arc<Shared>);
 
 impl Clone for Lease {
     fn clone(&self) -> Self {
-        Self::on(&self.0)
+        self.1.shelf().lease(&self.0);
+        Self(self.0.clone(), self.1.clone())
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.leases.fetch_sub(1, Ordering::AcqRel);
+        self.1.shelf().release(&self.0);
     }
 }
-
-type Versions = HashMap<ManifestId, Arc<Version>>;
-type Tickets = HashMap<[u8; 16], TicketAccount>;
 
 #[derive(Debug)]
 struct Shared {
     blobs: Blobs,
     quota: u64,
-    clock: AtomicU64,
-    versions: Mutex<Versions>,
-    tickets: Mutex<Tickets>,
+    shelf: Mutex<Shelf>,
+    accounts: Mutex<Accounts>,
 }
 
 impl Shared {
-    fn versions(&self) -> MutexGuard<'_, Versions> {
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tickets(&self) -> MutexGuard<'_, Tickets> {
-        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn touch(&self, version: &Version) {
-        version.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -198,14 +188,13 @@ impl Store {
     pub(crate) fn open(state: &Path, quota: u64) -> Result<Self, StoreError> {
         let index = Index::open(&state.join("index.redb"))?;
         let blobs = Blobs::open(state.join("chunks"))?;
-        let (versions, tickets) = index.load(&blobs)?;
-        let shared = Arc::new(Shared {
-            blobs,
-            quota,
-            clock: AtomicU64::new(versions.len() as u64),
-            versions: Mutex::new(versions),
-            tickets: Mutex::new(tickets),
-        });
+        let (shelf, mut accounts) = index.load(&blobs)?;
+        let bygone = accounts.bygone(unix_now());
+        if !bygone.is_empty() {
+            index.change(|change| bygone.iter().try_for_each(|id| change.remove_ticket(id)))?;
+            bygone.iter().for_each(|id| accounts.remove(id));
+        }
+        let shared = Arc::new(Shared { blobs, quota, shelf: Mutex::new(shelf), accounts: Mutex::new(accounts) });
         let (commands, queue) = mpsc::channel(WRITE_QUEUE);
         let writer = Writer::new(index, shared.clone());
         let writer = tokio::task::spawn_blocking(move || writer.run(queue));
@@ -222,24 +211,37 @@ impl Store {
         }
     }
 
+    /// Forgets settled tickets now and then, until `stop`.
+    pub(crate) async fn keep_pruned(self, stop: CancellationToken) {
+        let mut interval = tokio::time::interval(PRUNE_INTERVAL);
+        // The first is at once, and opening has done it.
+        interval.tick().await;
+        loop {
+            tokio::select! { () = stop.cancelled() => return, _ = interval.tick() => {} }
+            if self.send(Command::Prune(unix_now())).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// The version, if any of it is held.
     pub(crate) fn version(&self, id: &ManifestId) -> Option<Arc<Version>> {
-        self.shared.versions().get(id).cloned()
+        self.shared.shelf().get(id).cloned()
     }
 
     /// Everything held, the most recently used first.
     pub(crate) fn versions(&self) -> Vec<Arc<Version>> {
-        let mut versions: Vec<_> = self.shared.versions().values().cloned().collect();
-        versions.sort_by_key(|version| std::cmp::Reverse(version.used.load(Ordering::Relaxed)));
-        versions
+        self.shared.shelf().newest_first()
+    }
+
+    /// How many versions are held.
+    pub(crate) fn count(&self) -> usize {
+        self.shared.shelf().len()
     }
 
     /// Whether the current content of this path of this site is likely held.
     pub(crate) fn holds_path(&self, path: &str) -> bool {
-        self.shared
-            .versions()
-            .values()
-            .any(|version| version.manifest.path().as_str() == path && !version.held().is_empty())
+        self.shared.shelf().holds_path(path)
     }
 
     /// Makes room for a version and takes it in, or finds it again. Its chunks are then written with [`Store::write`].
@@ -263,23 +265,26 @@ impl Store {
 
     /// Under one lock: whether there is room, and the reservation.
     fn try_adopt(&self, record: &VersionRecord, manifest: &Manifest) -> Result<Adoption, StoreError> {
-        let mut versions = self.shared.versions();
-        let known = versions.get(&manifest.id()).cloned();
+        let mut shelf = self.shared.shelf();
+        let known = shelf.get(&manifest.id()).cloned();
         // One in use is reserved in full already; an idle one counts with what it holds, and that will grow.
         let grows = known.as_ref().is_none_or(|known| !known.in_use() && !known.held().is_full());
         if grows {
-            let victims = room_for(&versions, self.shared.quota, manifest)?;
+            let victims = shelf.room_for(self.shared.quota, manifest)?;
             if !victims.is_empty() {
                 return Ok(Adoption::Crowded(victims));
             }
         }
         let new = known.is_none();
-        let version = known.unwrap_or_else(|| Arc::new(new_version(record, manifest.clone(), None)));
+        let version = known.unwrap_or_else(|| {
+            let version = Arc::new(new_version(record, manifest.clone(), None));
+            shelf.insert(version.clone());
+            version
+        });
         version.set_edge_ticket(&record.edge_ticket);
-        self.shared.touch(&version);
-        let lease = Lease::on(&version);
-        versions.insert(version.id, version);
-        Ok(Adoption::Taken(lease, new))
+        shelf.touch(&version);
+        shelf.lease(&version);
+        Ok(Adoption::Taken(Lease(version, self.shared.clone()), new))
     }
 
     async fn evict(&self, id: ManifestId) -> Result<bool, StoreError> {
@@ -324,25 +329,28 @@ impl Store {
 
     fn forget(&self, version: &Arc<Version>, chunk: ChunkIndex) {
         tracing::warn!(version = %version.id, %chunk, "chunk on disk is damaged; forgotten");
-        version.held.send_modify(|held| {
-            Arc::make_mut(held).remove(chunk);
-        });
+        self.shared.shelf().lost(version, chunk);
         // A full queue only delays it: the next read finds the damage again.
         let _later = self.commands.try_send(Command::Forget(version.id));
     }
 
     /// Tickets with bytes that no edge has acknowledged.
     pub(crate) fn owed(&self) -> Vec<TicketAccount> {
-        self.shared.tickets().values().filter(|ticket| ticket.bytes > ticket.acknowledged).cloned().collect()
+        self.shared.accounts().owed().flatten().cloned().collect()
+    }
+
+    /// How many those are.
+    pub(crate) fn owed_count(&self) -> usize {
+        self.shared.accounts().owed().len()
     }
 
     /// What is credited to a ticket.
     pub(crate) fn credited(&self, ticket: &[u8; 16]) -> u64 {
-        self.shared.tickets().get(ticket).map_or(0, |account| account.bytes)
+        self.shared.accounts().get(ticket).map_or(0, |account| account.bytes)
     }
 
     pub(crate) fn account(&self, ticket: &[u8; 16]) -> Option<TicketAccount> {
-        self.shared.tickets().get(ticket).cloned()
+        self.shared.accounts().get(ticket).cloned()
     }
 
     /// Edges have taken receipts of so many bytes.
@@ -352,8 +360,7 @@ impl Store {
 
     /// Bytes of ciphertext held, and the quota.
     pub(crate) fn disk(&self) -> (u64, u64) {
-        let held = self.shared.versions().values().map(|version| version.bytes_held()).sum();
-        (held, self.shared.quota)
+        (self.shared.shelf().held_bytes(), self.shared.quota)
     }
 
     async fn send(&self, command: Command) -> Result<(), StoreError> {
@@ -369,29 +376,6 @@ enum Adoption {
     Crowded(Vec<ManifestId>),
 }
 
-/// Which other versions have to go so that this one fits in full: the least recently used ones that nobody uses.
-fn room_for(versions: &Versions, quota: u64, manifest: &Manifest) -> Result<Vec<ManifestId>, StoreError> {
-    let (id, needed) = (manifest.id(), manifest.layout().sealed_length());
-    let others = versions.values().filter(|version| version.id != id);
-    let (busy, mut idle): (Vec<_>, Vec<_>) = others.partition(|version| version.in_use());
-    let reserved: u64 = busy.iter().map(|version| version.manifest.layout().sealed_length()).sum();
-    let free = quota.saturating_sub(reserved);
-    if needed > free {
-        return Err(StoreError::Quota { needed, free });
-    }
-    idle.sort_by_key(|version| version.used.load(Ordering::Relaxed));
-    let mut kept: u64 = idle.iter().map(|version| version.bytes_held()).sum();
-    let mut victims = Vec::new();
-    for version in idle {
-        if kept + needed <= free {
-            break;
-        }
-        kept -= version.bytes_held();
-        victims.push(version.id);
-    }
-    Ok(victims)
-}
-
 fn new_version(record: &VersionRecord, manifest: Manifest, held: Option<ChunkSet>) -> Version {
     let held = held.unwrap_or_else(|| ChunkSet::new(manifest.layout().chunks()));
     Version {
@@ -403,6 +387,7 @@ fn new_version(record: &VersionRecord, manifest: Manifest, held: Option<ChunkSet
         edge_ticket: Mutex::new(record.edge_ticket.clone()),
         leases: AtomicUsize::new(0),
         used: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
         evicted: CancellationToken::new(),
     }
 }

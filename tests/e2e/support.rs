@@ -4,9 +4,11 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread::{self, JoinHandle},
 };
 
 use serde_json::Value;
@@ -39,6 +41,36 @@ impl Demo {
         command.args(["demo", "--once", "--json", "--base-port", &self.base_port.to_string()]);
         command.arg("--dir").arg(folder).arg("--state").arg(self.state());
         command
+    }
+
+    /// Starts it, to stay up; returns when it is.
+    pub(crate) fn up(&self, folder: &Path) -> Up {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_umbel"));
+        command.args(["demo", "--base-port", &self.base_port.to_string(), "--dir"]).arg(folder);
+        command.arg("--state").arg(self.state()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let is_up = lines.any(|line| line.starts_with("The network stays up"));
+        let up = Up { child, _drain: thread::spawn(move || lines.for_each(drop)) };
+        assert!(is_up, "it did not come up\n{}", self.logs());
+        up
+    }
+
+    /// A command of this program that talks to the running network.
+    pub(crate) fn umbel(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_umbel"));
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// A line of the origin's metrics.
+    pub(crate) fn origin_metric(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.base_port + 7)).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |rest| rest.trim().parse().unwrap())
     }
 
     /// Runs it to its end; returns what it reports.
@@ -78,6 +110,14 @@ impl Demo {
         let table: Value = serde_json::from_slice(&text).unwrap_or_default();
         let entries = table.as_object().into_iter().flatten();
         entries.filter_map(|(name, pid)| Some((name.clone(), i32::try_from(pid.as_i64()?).ok()?))).collect()
+    }
+
+    /// What an agent has received since it was started; none while it does not answer.
+    pub(crate) fn received_by(&self, agent: usize) -> Option<u64> {
+        let state = self.state().join(format!("agent-{agent}"));
+        let output = self.umbel(&["agent", "status", "--json", "--state"]).arg(state).output().unwrap();
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(status["from_edges"].as_u64()? + status["from_peers"].as_u64()?)
     }
 
     /// No process has the state folder in its command line or as its working folder.
@@ -123,6 +163,33 @@ impl Demo {
             format!("== {}\n{}", path.display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
         };
         files.map(|file| tail(file.path())).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A demo that stays up until it is dropped.
+pub(crate) struct Up {
+    child: Child,
+    _drain: JoinHandle<()>,
+}
+
+impl Up {
+    /// Stops it, as Ctrl-C would.
+    pub(crate) fn stop(mut self) {
+        self.interrupt();
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    fn interrupt(&self) {
+        Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.interrupt();
+            self.child.wait().unwrap();
+        }
     }
 }
 

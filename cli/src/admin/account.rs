@@ -1,12 +1,15 @@
 //! `umbel admin account`
 
 use anyhow::Context;
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use reqwest::Method;
-use umbel_control_plane::api::{AccountRole, NewAccount, NewPassword};
+use umbel_control_plane::api::{Account, AccountRole, NewAccount, NewPassword};
 
-use super::Session;
-use crate::rest::segment;
+use super::{Session, one_of};
+use crate::{
+    rest::segment,
+    show::{self, Column, word},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -16,34 +19,33 @@ pub(super) enum Command {
     Create {
         name: String,
         /// What it may do
-        #[arg(long, value_enum, default_value_t = Role::Provider)]
-        role: Role,
+        #[arg(long, value_parser = one_of::<AccountRole>(&["admin", "provider"]), default_value = "provider")]
+        role: AccountRole,
         /// Read a password for the admin pages from standard input
         #[arg(long)]
         password_stdin: bool,
     },
     /// Set an account's password, read from standard input
     Password { name: String },
+    /// Let nobody in with an account: passwords, API keys, S3 credentials and enrolment tokens of it count no more. Its sites stay
+    Disable { name: String },
+    /// Let people in with a disabled account again
+    Enable { name: String },
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum Role {
-    Admin,
-    Provider,
-}
+const COLUMNS: [Column<Account>; 5] = [
+    ("NAME", |account| account.name.clone()),
+    ("ROLE", |account| word(&account.role)),
+    ("CREATED", |account| show::time(account.created_at)),
+    ("DISABLED", |account| account.disabled_at.map_or_else(|| "-".to_owned(), show::time)),
+    ("ID", |account| account.id.to_string()),
+];
 
 impl Command {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
-            Self::List => {
-                let columns = [("NAME", "name"), ("ROLE", "role"), ("CREATED", "created_at"), ("ID", "id")];
-                session.list("accounts", &columns).await
-            }
+            Self::List => session.list("accounts", &COLUMNS).await,
             Self::Create { name, role, password_stdin } => {
-                let role = match role {
-                    Role::Admin => AccountRole::Admin,
-                    Role::Provider => AccountRole::Provider,
-                };
                 let password = password_stdin.then(password).transpose()?;
                 session.send(Method::POST, "accounts", &NewAccount { name, role, password }).await
             }
@@ -51,6 +53,10 @@ impl Command {
                 let path = format!("accounts/{}/password", segment(&name));
                 session.send(Method::PUT, &path, &NewPassword { password: password()? }).await
             }
+            Self::Disable { name } => {
+                session.send(Method::PUT, &format!("accounts/{}/disabled", segment(&name)), &()).await
+            }
+            Self::Enable { name } => session.delete(&format!("accounts/{}/disabled", segment(&name)), &name).await,
         }
     }
 }

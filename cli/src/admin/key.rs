@@ -2,10 +2,14 @@
 
 use clap::Subcommand;
 use reqwest::Method;
-use umbel_control_plane::api::{ForAccount, ReaderKey};
+use serde::de::DeserializeOwned;
+use umbel_control_plane::api::{ApiKey, ForAccount, ReaderKey, S3Credential};
 
 use super::Session;
-use crate::rest::segment;
+use crate::{
+    rest::segment,
+    show::{self, Column},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -51,24 +55,36 @@ pub(super) enum Reader {
     Remove { site: String, id: String },
 }
 
+const API_KEYS: [Column<ApiKey>; 4] = [
+    ("ID", |key| key.id.to_string()),
+    ("ACCOUNT", |key| key.account.clone()),
+    ("LABEL", |key| key.label.clone()),
+    ("CREATED", |key| show::time(key.created_at)),
+];
+
+const S3_CREDENTIALS: [Column<S3Credential>; 3] = [
+    ("ACCESS KEY ID", |key| key.access_key_id.clone()),
+    ("ACCOUNT", |key| key.account.clone()),
+    ("CREATED", |key| show::time(key.created_at)),
+];
+
 impl Command {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
-            Self::Api(command) => {
-                let columns = [("ID", "id"), ("ACCOUNT", "account"), ("LABEL", "label"), ("CREATED", "created_at")];
-                command.run(session, "api-keys", &columns).await
-            }
-            Self::S3(command) => {
-                let columns = [("ACCESS KEY ID", "access_key_id"), ("ACCOUNT", "account"), ("CREATED", "created_at")];
-                command.run(session, "s3-credentials", &columns).await
-            }
+            Self::Api(command) => command.run(session, "api-keys", &API_KEYS).await,
+            Self::S3(command) => command.run(session, "s3-credentials", &S3_CREDENTIALS).await,
             Self::Reader(command) => command.run(session).await,
         }
     }
 }
 
 impl Secret {
-    async fn run(self, session: &Session, path: &str, columns: &[crate::show::Column]) -> anyhow::Result<()> {
+    async fn run<T: DeserializeOwned>(
+        self,
+        session: &Session,
+        path: &str,
+        columns: &[Column<T>],
+    ) -> anyhow::Result<()> {
         match self {
             Self::List => session.list(path, columns).await,
             Self::Create { account, label } => session.send(Method::POST, path, &ForAccount { account, label }).await,

@@ -7,7 +7,7 @@ use reqwest::Method;
 use umbel_control_plane::api::PolicyChange;
 
 use super::Session;
-use crate::{rest::segment, show};
+use crate::rest::segment;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -45,12 +45,7 @@ impl Command {
         match self {
             Self::Show { site } => {
                 let site = session.api.get(&format!("sites/{}", segment(&site))).await?;
-                if session.json {
-                    show::json(&site["policy"])
-                } else {
-                    show::fields(&site["policy"])
-                }
-                Ok(())
+                session.show(&site["policy"])
             }
             Self::Set { site, wanted } => {
                 let path = format!("sites/{}/policy", segment(&site));

@@ -2,10 +2,13 @@
 
 use clap::Subcommand;
 use reqwest::Method;
-use umbel_control_plane::api::NewSite;
+use umbel_control_plane::api::{NewSite, Pull, Site};
 
 use super::Session;
-use crate::rest::segment;
+use crate::{
+    rest::segment,
+    show::{self, Column},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -26,21 +29,32 @@ pub(super) enum Command {
         /// Anyone may read it
         #[arg(long)]
         public: bool,
+        /// Its documents are those of this web server; again: the same server at another address
+        #[arg(long = "pull", value_name = "URL")]
+        upstreams: Vec<String>,
+        /// What that server is to be told as Host, if not the URL's own
+        #[arg(long, value_name = "HOST", requires = "upstreams")]
+        pull_host: Option<String>,
     },
     /// Delete a site: nobody can read or write it any more
     Delete { name: String },
 }
 
+const COLUMNS: [Column<Site>; 4] = [
+    ("NAME", |site| site.name.clone()),
+    ("ACCOUNT", |site| site.account.clone()),
+    ("HOSTS", |site| site.hosts.join(", ")),
+    ("CREATED", |site| show::time(site.created_at)),
+];
+
 impl Command {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
-            Self::List => {
-                let columns = [("NAME", "name"), ("ACCOUNT", "account"), ("HOSTS", "hosts"), ("CREATED", "created_at")];
-                session.list("sites", &columns).await
-            }
+            Self::List => session.list("sites", &COLUMNS).await,
             Self::Show { name } => session.one(&format!("sites/{}", segment(&name))).await,
-            Self::Create { name, account, hosts, public } => {
-                session.send(Method::POST, "sites", &NewSite { name, account, hosts, public }).await
+            Self::Create { name, account, hosts, public, upstreams, pull_host } => {
+                let pull = (!upstreams.is_empty()).then_some(Pull { upstreams, host: pull_host });
+                session.send(Method::POST, "sites", &NewSite { name, account, hosts, public, pull }).await
             }
             Self::Delete { name } => session.delete(&format!("sites/{}", segment(&name)), &name).await,
         }

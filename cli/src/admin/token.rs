@@ -18,10 +18,10 @@ pub(super) enum Command {
         #[arg(value_enum)]
         purpose: Purpose,
         /// How long it may be used, e.g. 2h or 7days [default: a day]
-        #[arg(long, value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         expires_in: Option<Duration>,
         /// Agents: how many it lets in
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, value_name = "N", default_value_t = 1)]
         uses: u32,
         /// Agents: they are the operator's own or a customer's machines (admins)
         #[arg(long)]
@@ -57,8 +57,7 @@ impl Command {
 async fn create(session: &Session, path: &str, wanted: &impl Serialize) -> anyhow::Result<()> {
     let answer = session.api.call(Method::POST, path, Some(serde_json::to_value(wanted)?)).await?;
     match answer["token"].as_str() {
-        Some(token) if !session.json => println!("{token}"),
+        Some(token) if !session.json => show::line(token),
         _ => show::json(&answer),
     }
-    Ok(())
 }

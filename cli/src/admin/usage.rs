@@ -1,17 +1,20 @@
 //! `umbel admin usage`
 
-use clap::{Args, ValueEnum};
-use umbel_control_plane::api::{UsageReport, UsageRow};
-use url::form_urlencoded::Serializer;
+use clap::Args;
+use umbel_control_plane::api::{UsageBy, UsageQuery, UsageReport, UsageRow};
 
-use super::Session;
+use super::{Session, one_of};
 use crate::{exit, show};
 
 #[derive(Debug, Args)]
 pub(super) struct UsageArgs {
     /// What to sum up by
-    #[arg(long, value_enum, default_value_t = By::Site)]
-    by: By,
+    #[arg(
+        long,
+        value_parser = one_of::<UsageBy>(&["site", "edge", "account", "object", "hour"]),
+        default_value = "site"
+    )]
+    by: UsageBy,
     /// From this hour on: RFC 3339, or a day as YYYY-MM-DD (UTC)
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
@@ -26,54 +29,23 @@ pub(super) struct UsageArgs {
     csv: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum By {
-    Site,
-    Edge,
-    Account,
-    Object,
-    Hour,
-}
-
-impl By {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Site => "site",
-            Self::Edge => "edge",
-            Self::Account => "account",
-            Self::Object => "object",
-            Self::Hour => "hour",
-        }
-    }
-}
-
 impl UsageArgs {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
-        let answer = session.api.get(&format!("usage?{}", self.query())).await?;
+        let query = UsageQuery { by: self.by, from: self.from, to: self.to, limit: self.limit };
+        let answer = session.api.usage(&query).await?;
         if session.json {
-            show::json(&answer);
-            return Ok(());
+            return show::json(&answer);
         }
         let report: UsageReport = serde_json::from_value(answer)?;
         if self.csv {
             csv(&report)?
         } else {
-            table(self.by, &report)
+            table(query.by, &report)?
         }
         if report.truncated {
-            eprintln!("umbel: there is more than these {} rows", report.rows.len());
+            show::note(format_args!("umbel: there is more than these {} rows", report.rows.len()));
         }
         Ok(())
-    }
-
-    fn query(&self) -> String {
-        let mut query = Serializer::new(String::new());
-        query.append_pair("by", self.by.as_str());
-        let limit = self.limit.map(|limit| limit.to_string());
-        for (name, value) in [("from", &self.from), ("to", &self.to), ("limit", &limit)] {
-            query.extend_pairs(value.iter().map(|value| (name, value)));
-        }
-        query.finish()
     }
 }
 
@@ -83,13 +55,13 @@ fn csv(report: &UsageReport) -> anyhow::Result<()> {
     written.and_then(|()| writer.flush()).map_err(exit::output)
 }
 
-fn table(by: By, report: &UsageReport) {
+fn table(by: UsageBy, report: &UsageReport) -> anyhow::Result<()> {
     let key = by.as_str().to_uppercase();
     let mut table = show::table([key.as_str(), "REQUESTS", "FROM EDGES", "FROM PEERS", "TOTAL", "BYTES"]);
     for row in &report.rows {
         table.add_row(cells(row));
     }
-    println!("{table}");
+    show::line(table)
 }
 
 fn cells(row: &UsageRow) -> [String; 6] {

@@ -19,6 +19,7 @@ use umbel_agent::{
 
 use super::{
     network::{AGENTS, EDGES, agent_folder},
+    patience::patiently,
     ports::Ports,
     signs,
     state::State,
@@ -91,12 +92,18 @@ fn names(state: &State, ports: Ports) -> anyhow::Result<BTreeMap<String, String>
 /// Lets every agent forget what it holds, so that there is something to transfer.
 pub(super) async fn flush(agents: &[Agent]) -> anyhow::Result<()> {
     for agent in agents {
-        agent.client().await?.flush().await.with_context(|| format!("cannot empty {}", agent.name))?;
+        let emptied = patiently(async || Ok(agent.client().await?.flush().await?)).await;
+        emptied.with_context(|| format!("cannot empty {}", agent.name))?;
     }
     Ok(())
 }
 
 impl Agent {
+    /// Lets it report all receipts that it owes; how many no edge has taken.
+    pub(super) async fn hand_in(&self) -> anyhow::Result<usize> {
+        self.client().await?.flush_receipts().await.with_context(|| format!("{} cannot report receipts", self.name))
+    }
+
     async fn client(&self) -> anyhow::Result<LocalClient> {
         LocalClient::connect(&self.folder).await.with_context(|| format!("{} does not answer", self.name))
     }
@@ -129,13 +136,12 @@ impl Agent {
 }
 
 impl Download {
-    /// The last figures of a download whose body has been read.
-    pub(super) async fn finish(mut self, agent: &Agent) -> anyhow::Result<Progress> {
+    /// Takes the last figures of a download whose body has been read.
+    pub(super) async fn finish(mut self, agent: &Agent) {
         let ended = self.progress.wait_for(|progress| progress.state != Stage::Running);
         let _in_time = timeout(LAST_FIGURES, ended).await.map(drop);
         let last = self.progress.borrow().clone();
         agent.ended(self.id, &last);
-        Ok(last)
     }
 }
 

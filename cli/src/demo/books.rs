@@ -1,23 +1,26 @@
-//! What Postgres says was delivered.
+//! What Postgres says was delivered, read when nothing is on its way there any more.
 
 use std::time::Duration;
 
+use anyhow::{Context, anyhow, ensure};
 use tokio::time::{Instant, sleep};
-use umbel_control_plane::api::{UsageReport, UsageRow};
+use umbel_control_plane::api::{UsageBy, UsageQuery, UsageReport, UsageRow};
 
 use super::{
-    fetch::Fetched,
+    agents::Agent,
     network::{EDGES, SITE, ops},
+    patience::{PATIENCE, patiently},
     ports::{Ports, loopback},
 };
 use crate::rest::Api;
 
-/// Usage takes the way agent, edge, control plane; each hands on what it has every few seconds, and any may be restarting.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Usage takes the way agent, edge, control plane; each hands on what it has every few seconds.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Between two readings that have to be equal: longer than an edge takes to notice, in its metrics, what it has to hand on.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// The books at one moment.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Books {
     pub(super) by_site: Vec<UsageRow>,
     pub(super) by_edge: Vec<UsageRow>,
@@ -53,57 +56,135 @@ impl Sums {
     }
 }
 
-/// Reads the books now.
-pub(super) async fn read(api: &Api) -> anyhow::Result<Books> {
-    let report = async |by: &str| {
-        let report: UsageReport = serde_json::from_value(api.get(&format!("usage?by={by}")).await?)?;
-        anyhow::Ok(report.rows)
-    };
-    Ok(Books { by_site: report("site").await?, by_edge: report("edge").await? })
+/// Everybody through whose hands usage goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) agents: &'a [Agent],
+    pub(super) ports: Ports,
+    pub(super) api: &'a Api,
 }
 
-/// Reads the books until they show at least what was delivered since `before`, or patience ends.
-pub(super) async fn settled(api: &Api, before: &Books, fetched: &Fetched) -> anyhow::Result<Books> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match read(api).await {
-            Ok(now) if now.site().since(before.site()).total() >= fetched.delivered() => return Ok(now),
-            Ok(now) if Instant::now() > deadline => return Ok(now),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Ok(_) | Err(_) => sleep(PAUSE).await,
+impl Way<'_> {
+    /// Reads the books when they have come to rest: no agent owes a receipt, no edge has usage to hand on, and a second
+    /// reading says the same as the first. So what is late, or counted twice late, is in them.
+    pub(super) async fn settled(self) -> anyhow::Result<Books> {
+        settle(async || self.empty().await).await
+    }
+
+    /// Reads the books if nothing is on its way.
+    async fn empty(self) -> anyhow::Result<Books> {
+        for agent in self.agents {
+            let left = agent.hand_in().await?;
+            ensure!(left == 0, "no edge has taken {left} receipts of {}", agent.name);
         }
+        for number in 1..=EDGES {
+            let waiting = metric(&self.metrics(number).await?, "umbel_edge_spool_bytes");
+            let waiting = waiting.with_context(|| format!("edge-{number} does not say what it has to hand on"))?;
+            ensure!(waiting == 0, "the control plane has not taken {waiting} bytes of usage of edge-{number}");
+        }
+        self.read().await
     }
-}
 
-/// Bytes that the edges sent to agents, as their own meters have it; an edge may just be restarting.
-pub(super) async fn sent_by_edges(ports: Ports) -> anyhow::Result<u64> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut sum = 0;
-    for number in 1..=EDGES {
-        let text = loop {
-            match ops(loopback(ports.edge(number).ops), "/metrics").await {
-                Err(_) if Instant::now() < deadline => sleep(PAUSE).await,
-                answer => break answer?,
-            }
+    /// Reads the books now.
+    pub(super) async fn read(self) -> anyhow::Result<Books> {
+        let report = async |by| {
+            let answer = self.api.usage(&UsageQuery { by, from: None, to: None, limit: None }).await?;
+            anyhow::Ok(serde_json::from_value::<UsageReport>(answer)?.rows)
         };
-        sum += metric(&text, "umbel_edge_sent_bytes_total");
+        Ok(Books { by_site: report(UsageBy::Site).await?, by_edge: report(UsageBy::Edge).await? })
     }
-    Ok(sum)
+
+    /// Bytes of large objects that the edges sent to agents since they were started; one may just be restarting.
+    pub(super) async fn sent_of_large(self) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for number in 1..=EDGES {
+            let text = patiently(async || self.metrics(number).await).await?;
+            // Nothing was sent yet where nothing is said.
+            sum += metric(&text, "umbel_edge_sent_bytes_total{object=\"large\"}").unwrap_or(0);
+        }
+        Ok(sum)
+    }
+
+    async fn metrics(self, edge: usize) -> anyhow::Result<String> {
+        let answer = ops(loopback(self.ports.edge(edge).ops), "/metrics").await;
+        answer.with_context(|| format!("edge-{edge} does not answer"))
+    }
 }
 
-fn metric(text: &str, name: &str) -> u64 {
+/// Reads until two readings in a row are there and equal, or patience ends.
+async fn settle(mut reading: impl AsyncFnMut() -> anyhow::Result<Books>) -> anyhow::Result<Books> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = None;
+    loop {
+        let outcome = reading().await;
+        if outcome.as_ref().ok().is_some_and(|now| last.as_ref() == Some(now)) {
+            return outcome;
+        }
+        if Instant::now() > deadline {
+            let reason = outcome.err().unwrap_or_else(|| anyhow!("the books keep changing"));
+            return Err(reason.context("usage does not come to rest"));
+        }
+        last = outcome.ok();
+        sleep(if last.is_some() { QUIET } else { PAUSE }).await;
+    }
+}
+
+/// The sum of the metric's lines; none where it has no line.
+fn metric(text: &str, name: &str) -> Option<u64> {
     let values = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit(' ').next()?.parse::<u64>().ok());
-    values.sum()
+    values.reduce(|sum, value| sum + value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn books(edge_bytes: i64) -> Books {
+        let row = UsageRow {
+            key: SITE.into(),
+            path: String::new(),
+            requests: 1,
+            edge_bytes,
+            peer_bytes: 0,
+            total_bytes: edge_bytes,
+        };
+        Books { by_site: vec![row], ..Books::default() }
+    }
+
+    /// Readings in turn, the last again and again; none: something is on its way. What the books say in the end.
+    async fn check(readings: &[Option<i64>], expected: Option<u64>) {
+        let mut next = readings.iter().chain(std::iter::repeat(&readings[readings.len() - 1]));
+        let reading = async || next.next().copied().flatten().map(books).context("on its way");
+        assert_eq!(settle(reading).await.ok().map(|books| books.site().total()), expected, "{readings:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_equal_readings_in_a_row() {
+        check(&[Some(5)], Some(5)).await;
+        check(&[None, None, Some(5)], Some(5)).await;
+        // Counted again, late.
+        check(&[Some(5), Some(10)], Some(10)).await;
+        // Something came between.
+        check(&[Some(5), None, Some(5), Some(7)], Some(7)).await;
+        check(&[None], None).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn books_that_never_rest_are_an_error() {
+        let mut count = 0;
+        let reading = async || {
+            count += 1;
+            Ok(books(count))
+        };
+        let error = settle(reading).await.unwrap_err();
+        assert_eq!(crate::exit::one_line(&error), "usage does not come to rest: the books keep changing");
+    }
+
     #[test]
     fn metrics_are_summed_over_labels() {
         let text = "# HELP x\na_total 3\na_total{kind=\"x\"} 4\nb_total 5\n";
-        assert_eq!(metric(text, "a_total"), 7);
-        assert_eq!(metric(text, "c_total"), 0);
+        assert_eq!(metric(text, "a_total"), Some(7));
+        assert_eq!(metric(text, "a_total{kind=\"x\"}"), Some(4));
+        assert_eq!(metric(text, "c_total"), None);
     }
 }

@@ -10,22 +10,17 @@ use tokio::{
     io::AsyncReadExt,
     time::{Instant, sleep, timeout},
 };
-use umbel_agent::Progress;
 
 use super::{
     agents::{Agent, Tally},
+    patience::PATIENCE,
     tree::Tree,
 };
 use crate::{exit, publish::walk::Found};
 
-/// Files of at least this many bytes are worth sharing: they have many chunks.
-pub(super) const LARGE: u64 = 8 * 1024 * 1024;
-
 /// Downloads of one agent at the same time.
 const AT_ONCE: usize = 8;
 
-/// A part of the network may be down for a while; what it takes is tried again.
-const PATIENCE: Duration = Duration::from_secs(120);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Without a byte for this long, a download counts as broken off.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -43,8 +38,6 @@ pub(super) struct OneAgent {
     name: String,
     /// Bytes that were compared and right.
     right: u64,
-    /// Of files that are not large, bytes that an edge sent.
-    small_from_edge: u64,
     tally: Tally,
     wrong: Vec<String>,
 }
@@ -73,7 +66,7 @@ async fn on_one(agent: &Agent, tree: &Tree) -> OneAgent {
         stream::iter(files).map(|file| async move { (file, insist(agent, file).await) }).buffer_unordered(AT_ONCE);
     while let Some((file, result)) = results.next().await {
         match result {
-            Ok(progress) => sum.add(file, &progress),
+            Ok(()) => sum.right += file.size,
             Err(reason) => sum.wrong.push(format!("{} on {}: {reason}", file.key, agent.name)),
         }
     }
@@ -82,21 +75,12 @@ async fn on_one(agent: &Agent, tree: &Tree) -> OneAgent {
     sum
 }
 
-impl OneAgent {
-    fn add(&mut self, file: &Found, progress: &Progress) {
-        self.right += file.size;
-        if file.size < LARGE {
-            self.small_from_edge += progress.from_edge;
-        }
-    }
-}
-
 /// Tries until the file is there or patience ends.
-async fn insist(agent: &Agent, file: &Found) -> Result<Progress, String> {
+async fn insist(agent: &Agent, file: &Found) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match once(agent, file).await {
-            Ok(progress) => return Ok(progress),
+            Ok(()) => return Ok(()),
             Err(Fault::Wrong(reason)) => return Err(reason),
             Err(Fault::BrokenOff(error)) if Instant::now() > deadline => return Err(exit::one_line(&error)),
             Err(Fault::BrokenOff(_)) => sleep(RETRY_PAUSE).await,
@@ -104,10 +88,11 @@ async fn insist(agent: &Agent, file: &Found) -> Result<Progress, String> {
     }
 }
 
-async fn once(agent: &Agent, file: &Found) -> Result<Progress, Fault> {
+async fn once(agent: &Agent, file: &Found) -> Result<(), Fault> {
     let mut download = agent.get(&file.key).await.map_err(Fault::BrokenOff)?;
     compare(&file.path, &mut download.body).await?;
-    download.finish(agent).await.map_err(Fault::BrokenOff)
+    download.finish(agent).await;
+    Ok(())
 }
 
 async fn compare(path: &Path, body: &mut (impl Stream<Item = anyhow::Result<Bytes>> + Unpin)) -> Result<(), Fault> {
@@ -140,11 +125,6 @@ impl Fetched {
     /// What was not right, and where.
     pub(super) fn wrong(&self) -> Vec<&str> {
         self.agents.iter().flat_map(|agent| agent.wrong.iter().map(String::as_str)).collect()
-    }
-
-    /// Bytes of files that are not large which edges sent.
-    pub(super) fn small_from_edges(&self) -> u64 {
-        self.agents.iter().map(|agent| agent.small_from_edge).sum()
     }
 
     /// From, to, bytes.

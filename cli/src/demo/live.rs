@@ -59,7 +59,7 @@ impl View {
             bar.set_message(senders(&tally));
         }
         if self.bars.is_empty() {
-            agents.iter().for_each(|agent| eprintln!("{}", line(agent, elapsed)));
+            agents.iter().for_each(|agent| show::note(line(agent, elapsed)));
         }
     }
 

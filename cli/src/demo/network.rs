@@ -19,6 +19,7 @@ use super::{
     supervise::{Spec, Supervisor},
 };
 use crate::{
+    agent::ENROLMENT_TOKEN,
     exit::{Failure, Status},
     rest::{self, Api},
 };
@@ -26,6 +27,9 @@ use crate::{
 /// How many agents take part; the first half uses edge 1, the second edge 2.
 pub(super) const AGENTS: usize = 4;
 pub(super) const EDGES: usize = 2;
+
+/// The folder of the private Postgres.
+pub(super) const POSTGRES: &str = "postgres";
 
 /// The site, and the host names it answers on. `localhost` and what ends in it leads to this machine without any DNS.
 pub(super) const SITE: &str = "demo";
@@ -79,7 +83,7 @@ impl Building<'_> {
     async fn postgres(&mut self) -> anyhow::Result<String> {
         let url_file = self.state.path("postgres.url");
         let _none = std::fs::remove_file(&url_file);
-        let folder = self.state.path("postgres");
+        let folder = self.state.path(POSTGRES);
         let args = [
             "demo-postgres".into(),
             "--folder".into(),
@@ -124,7 +128,8 @@ impl Building<'_> {
         let token = join_token(api, &folder, NodeRole::Origin).await?;
         let text = format!(
             "state = {:?}\ns3_listen = \"{}\"\ninternal_listen = \"{}\"\nops_listen = \"{}\"\n\
-             s3_url = \"https://localhost:{}\"\ninternal_url = \"https://localhost:{}\"\n{token}",
+             s3_url = \"https://localhost:{}\"\ninternal_url = \"https://localhost:{}\"\n\
+             pull_networks = [\"127.0.0.0/8\", \"::1/128\"]\n{token}",
             folder.display().to_string(),
             loopback(self.ports.s3()),
             loopback(self.ports.origin_internal()),
@@ -173,8 +178,13 @@ impl Building<'_> {
     async fn provider(&self, api: &Api) -> anyhow::Result<()> {
         let account = NewAccount { name: PROVIDER.into(), role: AccountRole::Provider, password: None };
         unless_there(api.post("accounts", serde_json::to_value(account)?).await)?;
-        let site =
-            NewSite { name: SITE.into(), account: Some(PROVIDER.into()), hosts: vec![HOST.into()], public: true };
+        let site = NewSite {
+            name: SITE.into(),
+            account: Some(PROVIDER.into()),
+            hosts: vec![HOST.into()],
+            public: true,
+            pull: None,
+        };
         unless_there(api.post("sites", serde_json::to_value(site)?).await)?;
         let policy = PolicyChange { public: Some(true), peers: Some(true), ..Default::default() };
         api.call(reqwest::Method::PATCH, &format!("sites/{SITE}/policy"), Some(serde_json::to_value(policy)?)).await?;
@@ -229,9 +239,9 @@ impl Building<'_> {
         let wanted = NewEnrolmentToken { uses: 1, expires_in: Some(600), trust_domain: Some(TrustDomain::Trusted) };
         let answer = api.post("enrolment-tokens", serde_json::to_value(wanted)?).await?;
         let made: NewToken = serde_json::from_value(answer)?;
-        let mut args = enrolment(config);
-        args.extend(["--token".into(), made.token.into()]);
-        self.supervisor.once(&Spec::new(format!("agent-{number}"), args)).await.map(drop)
+        // Not an argument: those are everybody's to see.
+        let spec = Spec::new(format!("agent-{number}"), enrolment(config)).with_secret(ENROLMENT_TOKEN, made.token);
+        self.supervisor.once(&spec).await.map(drop)
     }
 
     /// The agent shows a code, and an admin approves it: here as there, two programs that share nothing but the code.
@@ -290,16 +300,15 @@ fn unless_there(answer: anyhow::Result<serde_json::Value>) -> anyhow::Result<()>
 /// Asks `/readyz`.
 fn ready(port: u16) -> impl AsyncFn() -> bool {
     let address = loopback(port);
-    async move || tokio::time::timeout(PROBE_TIMEOUT, is_ready(address)).await.is_ok_and(|ready| ready.unwrap_or(false))
-}
-
-async fn is_ready(address: SocketAddr) -> anyhow::Result<bool> {
-    let text = ops(address, "/readyz").await?;
-    Ok(text.starts_with("HTTP/1.1 200"))
+    async move || ops(address, "/readyz").await.is_ok_and(|text| text.starts_with("HTTP/1.1 200"))
 }
 
 /// One request to a health port: a client with TLS and a pool would be more than it takes.
 pub(super) async fn ops(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    tokio::time::timeout(PROBE_TIMEOUT, ask(address, path)).await.context("no answer in time")?
+}
+
+async fn ask(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let stream = tokio::net::TcpStream::connect(address).await?;
     let mut stream = BufReader::new(stream);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");

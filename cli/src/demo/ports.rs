@@ -10,6 +10,9 @@ pub(super) const USUAL_BASE: u16 = 7440;
 /// How many are used, from the base on.
 const SPAN: u16 = 40;
 
+/// The last base that leaves room for all.
+pub(super) const LAST_BASE: u16 = u16::MAX - SPAN;
+
 /// The ports, all counted from one base.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
@@ -30,13 +33,12 @@ pub(super) struct EdgePorts {
 impl Ports {
     /// From `base` on, if all of them are free.
     pub(super) fn check(base: u16) -> anyhow::Result<Self> {
-        if base == 0 || base > u16::MAX - SPAN {
-            bail!("--base-port must be between 1 and {}", u16::MAX - SPAN);
-        }
         let ports = Self { base };
         for (port, purpose) in ports.all() {
             if !is_free(port, purpose.ends_with("UDP")) {
-                bail!("port {port} ({purpose}) is taken: stop what uses it, or run with --fresh --base-port N");
+                bail!(
+                    "port {port} ({purpose}) is taken: stop what uses it, or choose others with --fresh --base-port N"
+                );
             }
         }
         Ok(ports)
@@ -115,7 +117,7 @@ mod tests {
     fn a_taken_port_is_named() {
         let taken = TcpListener::bind(loopback(0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = Ports::check(port.min(u16::MAX - SPAN)).unwrap_err().to_string();
+        let error = Ports::check(port.min(LAST_BASE)).unwrap_err().to_string();
         assert!(error.contains("is taken"), "{error}");
     }
 }

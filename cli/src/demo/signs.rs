@@ -1,5 +1,7 @@
 //! What to try while the network is up.
 
+use std::path::Path;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
@@ -19,15 +21,15 @@ pub(super) fn url(ports: Ports, agent: usize, key: &str) -> String {
 
 /// Prints addresses and commands, each of which works as it stands.
 pub(super) fn post(state: &State, ports: Ports, tree: &Tree) {
-    let umbel = std::env::current_exe().map_or_else(|_| "umbel".into(), |path| path.display().to_string());
-    let ca = state.path("ca.pem").display().to_string();
+    let umbel = std::env::current_exe().map_or_else(|_| "umbel".into(), |path| quoted(&path));
+    let ca = quoted(&state.path("ca.pem"));
     let smallest = tree.files.iter().filter(|file| file.size > 0).min_by_key(|file| file.size);
     let url = url(ports, 1, smallest.map_or("", |file| &file.key));
     let port = ports.edge(1).public;
-    let agent = agent_folder(state, AGENTS).display().to_string();
-    let admin = state.path("admin.toml").display().to_string();
-    let publish = state.path("publish.toml").display().to_string();
-    println!(
+    let agent = quoted(&agent_folder(state, AGENTS));
+    let admin = quoted(&state.path("admin.toml"));
+    let publish = quoted(&state.path("publish.toml"));
+    let text = format!(
         "
 The network stays up until Ctrl-C. Everything is on 127.0.0.1; the CA is {ca}
 
@@ -42,11 +44,36 @@ The network stays up until Ctrl-C. Everything is on 127.0.0.1; the CA is {ca}
   edges           https://{HOST}:{port}    https://{HOST}:{second}
   metrics         http://127.0.0.1:{ops}/metrics
   logs            {logs}",
-        folder = tree.folder.display(),
+        folder = quoted(&tree.folder),
         control_plane = ports.control_plane(),
         s3 = ports.s3(),
         second = ports.edge(2).public,
         ops = ports.edge(1).ops,
         logs = state.path("logs").display(),
     );
+    // The network stays up even if nobody reads this any more.
+    let _said = crate::show::line(text);
+}
+
+/// As a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:@".contains(letter);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_one_word() {
+        for (path, expected) in [
+            ("/var/lib/umbel-demo/ca.pem", "/var/lib/umbel-demo/ca.pem"),
+            ("/home/a b/x", "'/home/a b/x'"),
+            ("/it's $HOME", r"'/it'\''s $HOME'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), expected);
+        }
+    }
 }

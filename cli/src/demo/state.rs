@@ -10,6 +10,8 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use umbel_service::files;
 
+use super::ports::USUAL_BASE;
+
 const MARKER: &str = "umbel-demo.json";
 
 /// The marker's content: what has to stay as it is while the state is kept.
@@ -26,25 +28,51 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub(super) struct State {
     folder: PathBuf,
+    /// What was not there before: the folder, and those above it, the topmost first.
+    made: Vec<PathBuf>,
+    /// What is in it is to be dropped.
+    fresh: bool,
     base_port: u16,
     _lock: fs::File,
 }
 
 impl State {
-    /// Takes the folder, making it if there is none. `fresh` drops what is in it first.
+    /// Takes the folder, making it if there is none; what is in it stays until [`State::begin`].
     pub(super) fn take(folder: &Path, fresh: bool, base_port: Option<u16>) -> anyhow::Result<Self> {
-        let existed = folder.exists();
+        let made = missing(folder)?;
         make(folder)?;
         let folder = folder.canonicalize().with_context(|| format!("cannot use {}", folder.display()))?;
-        if existed && is_foreign(&folder)? {
+        if made.is_empty() && is_foreign(&folder)? {
             bail!("{} is not empty and not a demo's state folder: choose another with --state", folder.display());
         }
         let lock = lock(&folder)?;
-        if fresh {
-            empty(&folder)?;
+        let base_port = settle(&folder, fresh, base_port)?;
+        Ok(Self { folder, made, fresh, base_port, _lock: lock })
+    }
+
+    /// From here on the folder is this run's: drops what was in it, if it is to be, and marks it.
+    pub(super) fn begin(&self) -> anyhow::Result<()> {
+        if self.fresh {
+            empty(&self.folder)?;
         }
-        let base_port = settle(&folder, base_port)?;
-        Ok(Self { folder, base_port, _lock: lock })
+        let marker = serde_json::to_vec(&Marker { version: VERSION, base_port: self.base_port })?;
+        self.write(MARKER, &String::from_utf8_lossy(&marker)).map(drop)
+    }
+
+    /// Leaves everything as it was before [`State::take`], as far as it goes.
+    pub(super) fn abandon(self) {
+        if !self.path(MARKER).exists() {
+            let _left = fs::remove_file(self.path("lock"));
+        }
+        for folder in self.made.iter().rev() {
+            // Not if somebody put something there meanwhile.
+            let _left = fs::remove_dir(folder);
+        }
+    }
+
+    /// Whether nothing of an earlier run is kept.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     pub(super) fn base_port(&self) -> u16 {
@@ -74,6 +102,8 @@ impl State {
     pub(super) fn ensure_space(&self, bytes: u64) -> anyhow::Result<()> {
         let usage = nix::sys::statvfs::statvfs(&self.folder).context("cannot tell how much space is left")?;
         let free = usage.blocks_available().saturating_mul(usage.fragment_size());
+        // What is dropped makes room.
+        let free = free.saturating_add(if self.fresh { held(&self.folder) } else { 0 });
         ensure!(
             free >= bytes,
             "not enough space in {}: {} free, about {} needed (choose another folder with --state)",
@@ -95,6 +125,20 @@ pub(super) fn usual_folder() -> anyhow::Result<PathBuf> {
     }
     let home = std::env::var_os("HOME").context("HOME is not set: say where with --state")?;
     Ok(PathBuf::from(home).join(".local/state/umbel-demo"))
+}
+
+/// Bytes in files below `folder`.
+fn held(folder: &Path) -> u64 {
+    let entries = walkdir::WalkDir::new(folder).into_iter().filter_map(Result::ok);
+    entries.filter_map(|entry| entry.metadata().ok().filter(fs::Metadata::is_file)).map(|file| file.len()).sum()
+}
+
+/// The folders on the way to `folder`, and itself, that are not there, the topmost first.
+fn missing(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = std::path::absolute(folder).with_context(|| format!("cannot use {}", folder.display()))?;
+    let mut missing: Vec<_> = folder.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect();
+    missing.reverse();
+    Ok(missing)
 }
 
 /// Others may pass through it, and see nothing: its own folders are private.
@@ -145,20 +189,18 @@ fn empty(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Ports are in certificates, tokens and everybody's memory: a kept state keeps them.
-fn settle(folder: &Path, wanted: Option<u16>) -> anyhow::Result<u16> {
+fn settle(folder: &Path, fresh: bool, wanted: Option<u16>) -> anyhow::Result<u16> {
     let path = folder.join(MARKER);
     let kept = files::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let Some(kept) = kept else {
-        let marker = Marker { version: VERSION, base_port: wanted.unwrap_or(super::ports::USUAL_BASE) };
-        files::replace(&path, &serde_json::to_vec(&marker)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        return Ok(marker.base_port);
-    };
+    let Some(kept) = kept.filter(|_| !fresh) else { return Ok(wanted.unwrap_or(USUAL_BASE)) };
     let marker: Option<Marker> = serde_json::from_slice(&kept).ok();
     let marker = marker.filter(|marker| marker.version == VERSION);
     let Some(marker) = marker else { bail!("{} is of another version: run with --fresh", folder.display()) };
     if let Some(wanted) = wanted.filter(|wanted| *wanted != marker.base_port) {
-        bail!("the kept state uses ports from {}, not {wanted}: run with --fresh to change them", marker.base_port);
+        bail!(
+            "the kept state uses ports from {}, not {wanted}: leave --base-port out, or run with --fresh as well to begin anew",
+            marker.base_port
+        );
     }
     Ok(marker.base_port)
 }
@@ -176,9 +218,27 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_never_begins_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = |path: &Path| fs::read_dir(path).unwrap().count();
+        State::take(&folder.path().join("new/er"), true, None).unwrap().abandon();
+        State::take(folder.path(), false, None).unwrap().abandon();
+        assert_eq!(entries(folder.path()), 0);
+
+        State::take(folder.path(), false, None).unwrap().begin().unwrap();
+        fs::write(folder.path().join("kept"), "").unwrap();
+        State::take(folder.path(), true, Some(9100)).unwrap().abandon();
+        assert!(folder.path().join("kept").exists());
+        assert_eq!(State::take(folder.path(), false, None).unwrap().base_port(), USUAL_BASE);
+    }
+
+    #[test]
     fn a_kept_state_keeps_its_ports() {
         let folder = tempfile::tempdir().unwrap();
-        let take = |fresh, port| State::take(folder.path(), fresh, port).map(|state| state.base_port());
+        let take = |fresh, port| {
+            let state = State::take(folder.path(), fresh, port)?;
+            state.begin().map(|()| state.base_port())
+        };
         assert_eq!(take(false, Some(9000)).unwrap(), 9000);
         assert_eq!(take(false, None).unwrap(), 9000);
         assert!(take(false, Some(9100)).is_err());

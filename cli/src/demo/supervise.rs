@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs,
+    fmt, fs,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -35,17 +35,55 @@ const READY_DEADLINE: Duration = Duration::from_secs(90);
 /// A log larger than this starts anew.
 const LOG_LIMIT: u64 = 32 * 1024 * 1024;
 
+/// Longer than any of them takes to notice that its supervisor is gone, and to end.
+const LEFTOVER_DEADLINE: Duration = Duration::from_secs(20);
+
 /// What is started: this program with these arguments.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Spec {
     pub(super) name: String,
     pub(super) args: Vec<OsString>,
+    /// A variable of its environment.
+    secret: Option<(&'static str, String)>,
+}
+
+impl fmt::Debug for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spec").field("name", &self.name).field("args", &self.args).finish_non_exhaustive()
+    }
 }
 
 impl Spec {
     pub(super) fn new(name: impl Into<String>, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        Self { name: name.into(), args: args.into_iter().map(Into::into).collect() }
+        Self { name: name.into(), args: args.into_iter().map(Into::into).collect(), secret: None }
     }
+
+    /// With a secret in its environment.
+    pub(super) fn with_secret(self, variable: &'static str, value: String) -> Self {
+        Self { secret: Some((variable, value)), ..self }
+    }
+}
+
+/// Waits until the processes of an earlier run, whose supervisor was killed, have ended: they do so by themselves.
+/// `table` is the list that it left.
+pub(super) async fn outlive_earlier(table: &Path) {
+    let listed = fs::read(table).unwrap_or_default();
+    let listed: BTreeMap<String, u32> = serde_json::from_slice(&listed).unwrap_or_default();
+    let folder = table.parent().unwrap_or(table);
+    let deadline = Instant::now() + LEFTOVER_DEADLINE;
+    while listed.values().any(|pid| runs_for(*pid, folder)) && Instant::now() < deadline {
+        sleep(PROBE_PAUSE).await;
+    }
+}
+
+/// Whether this process is one of a demo in `folder`, and not another one that has the number by now.
+fn runs_for(pid: u32, folder: &Path) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let has_ended = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let folder = folder.as_os_str().as_encoded_bytes();
+    // One that is just ending has no command line any more, but still its ports.
+    !has_ended && (line.is_empty() || line.windows(folder.len()).any(|part| part == folder))
 }
 
 /// All processes, in the order in which they were started.
@@ -113,6 +151,11 @@ impl Supervisor {
         let mut command = self.command(spec)?;
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.spawn().with_context(|| format!("cannot start {}", spec.name))
+    }
+
+    /// How often processes of a kind (`edge` of `edge-2`) ended without being asked to.
+    pub(super) fn endings(&self, kind: &str) -> u32 {
+        self.processes.iter().filter(|process| process.kind() == kind).map(|process| *process.endings.borrow()).sum()
     }
 
     /// Stops what was started last first; what was started together stops together.
@@ -198,6 +241,7 @@ impl Supervisor {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_foreign(name)) {
             command.env_remove(name);
         }
+        command.envs(spec.secret.as_ref().map(|(name, value)| (name, value)));
         Ok(command)
     }
 

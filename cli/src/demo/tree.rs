@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use walkdir::WalkDir;
 
 use super::state::State;
@@ -22,6 +22,10 @@ const MAX_SMALL_FILE: u64 = 4 * 1000 * 1000;
 const MIN_BIG_FILE: u64 = 50 * 1000 * 1000;
 const MAX_BIG_FILE: u64 = 400 * 1000 * 1000;
 
+/// The folder that is put together, and the file beside it that says that it is complete.
+const CONTENT: &str = "content";
+const COMPLETE: &str = "content.complete";
+
 /// The documents.
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -35,40 +39,93 @@ impl Tree {
         self.files.iter().map(|file| file.size).sum()
     }
 
-    /// The folder `given`, or one that is put together from files of this machine.
-    pub(super) fn choose(given: Option<&Path>, state: &State) -> anyhow::Result<Self> {
-        let folder = match given {
-            Some(folder) => folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()))?,
-            None => stage(state)?,
-        };
-        if given.is_some() && state.path("").starts_with(&folder) {
-            bail!("the state folder lies inside {}: choose another with --state", folder.display());
-        }
+    fn of(folder: PathBuf) -> anyhow::Result<Self> {
         let files = walk::walk(&folder)?.files;
         ensure!(!files.is_empty(), "{} holds no files to publish", folder.display());
         Ok(Self { folder, files })
     }
 }
 
-fn stage(state: &State) -> anyhow::Result<PathBuf> {
-    let staged = state.path("content");
-    // Beside the folder, so that it is not published itself.
-    if state.path("content.complete").exists() {
-        return Ok(staged);
-    }
-    match fs::remove_dir_all(&staged) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).context("cannot prepare the content");
+/// Where the documents come from. Nothing has been made yet.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A folder that is there: given, or put together by an earlier run.
+    There(Tree),
+    /// Files of this machine, and their places in the folder that is to be put together.
+    Found(Vec<(PathBuf, PathBuf)>),
+}
+
+impl Source {
+    /// The folder `given`, or files that are found on this machine.
+    pub(super) fn choose(given: Option<&Path>, state: &State) -> anyhow::Result<Self> {
+        if let Some(folder) = given {
+            let folder = folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()))?;
+            apart(&folder, state)?;
+            return Tree::of(folder).map(Self::There);
         }
+        // Beside the folder, so that it is not published itself.
+        if !state.is_fresh() && state.path(COMPLETE).exists() {
+            return Tree::of(state.path(CONTENT)).map(Self::There);
+        }
+        find().map(Self::Found)
+    }
+
+    /// Bytes of all documents.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::There(tree) => tree.bytes(),
+            Self::Found(files) => files.iter().map(|(source, _)| size(source)).sum(),
+        }
+    }
+
+    /// Whether the documents are copied first.
+    pub(super) fn is_copied(&self) -> bool {
+        matches!(self, Self::Found(_))
+    }
+
+    /// The documents, put together if they have to be: all or none.
+    pub(super) fn into_tree(self, state: &State) -> anyhow::Result<Tree> {
+        let files = match self {
+            Self::There(tree) => return Ok(tree),
+            Self::Found(files) => files,
+        };
+        let staged = state.path(CONTENT);
+        let placed = stage(&files, &staged);
+        if placed.is_err() {
+            let _left = fs::remove_dir_all(&staged);
+        }
+        placed.context("cannot prepare the content")?;
+        fs::write(state.path(COMPLETE), "").context("cannot prepare the content")?;
+        Tree::of(staged)
+    }
+}
+
+/// The state must neither be published nor be dropped with what is to be published in it.
+fn apart(folder: &Path, state: &State) -> anyhow::Result<()> {
+    let place = state.path("");
+    ensure!(
+        !place.starts_with(folder),
+        "the state folder lies inside {}: choose another with --state",
+        folder.display()
+    );
+    ensure!(
+        !(state.is_fresh() && folder.starts_with(&place)),
+        "{} lies inside the state folder, which --fresh empties: leave --fresh out, or choose another folder with --state",
+        folder.display()
+    );
+    Ok(())
+}
+
+fn stage(files: &[(PathBuf, PathBuf)], staged: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(staged) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    let found = find()?;
-    for (source, target) in found {
+    for (source, target) in files {
         let target = staged.join(target);
-        place(&source, &target).with_context(|| format!("cannot place {}", target.display()))?;
+        place(source, &target).with_context(|| format!("cannot place {}", target.display()))?;
     }
-    fs::write(state.path("content.complete"), "").context("cannot prepare the content")?;
-    Ok(staged)
+    Ok(())
 }
 
 /// A copy: a second name of the same file would let who edits the demo's content edit the machine's own files.
@@ -141,4 +198,35 @@ fn readable(path: &Path, most: u64) -> bool {
 
 fn size(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said to `--dir STATE/dir`, or nothing.
+    fn check(dir: &str, state: &str, fresh: bool, expected: Option<&str>) {
+        let root = tempfile::tempdir().unwrap();
+        State::take(&root.path().join(state), false, None).unwrap().begin().unwrap();
+        let dir = root.path().join(dir);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("file"), "x").unwrap();
+        let state = State::take(&root.path().join(state), fresh, None).unwrap();
+        let refusal = Source::choose(Some(&dir), &state).err().map(|error| error.to_string());
+        let as_expected = match (&refusal, expected) {
+            (Some(refusal), Some(words)) => refusal.contains(words),
+            (refusal, None) => refusal.is_none(),
+            (None, Some(_)) => false,
+        };
+        assert!(as_expected, "{dir:?}: {refusal:?}");
+        assert!(dir.join("file").exists());
+    }
+
+    #[test]
+    fn content_and_state_are_apart() {
+        check("content", "state", true, None);
+        check("", "state", false, Some("lies inside"));
+        check("state/mine", "state", false, None);
+        check("state/mine", "state", true, Some("--fresh empties"));
+    }
 }

@@ -3,11 +3,10 @@
 
 use std::{fmt, path::PathBuf};
 
-use anyhow::Context;
 use clap::Args;
 use url::Url;
 
-use crate::settings;
+use crate::{rest, settings};
 
 /// Flags that most people keep in a file instead.
 #[derive(Args)]
@@ -64,7 +63,7 @@ impl AccountArgs {
         let id = settings::choose(id, None, "the access key id", HOW)?;
         let secret = settings::choose(secret, None, "the secret access key", HOW)?;
         Ok(Account {
-            endpoint: endpoint.parse().with_context(|| format!("`{endpoint}` is not a URL"))?,
+            endpoint: rest::server_url(&endpoint)?,
             credentials: rusty_s3::Credentials::new(id, secret),
             ca: self.ca.clone().or(ca),
         })

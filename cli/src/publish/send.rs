@@ -1,9 +1,11 @@
 //! Carries a plan out: uploads in parallel, large files in parts, deletions at the end.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use anyhow::{Context, ensure};
@@ -15,7 +17,7 @@ use super::{
     etag::{self, PART_BYTES},
     plan::Plan,
     progress::Progress,
-    store::{Store, Uploads},
+    store::{Part, Store, Uploads, is_taken},
     walk::Found,
 };
 use crate::exit;
@@ -25,6 +27,9 @@ const DELETIONS: usize = 1000;
 
 /// Parts of one file at the same time.
 const PARTS: usize = 4;
+
+/// Multipart uploads that are tried for one file, while others take them away.
+const UPLOADS: usize = 3;
 
 /// Uploads, then deletes. A file that fails does not stop the others; with a failure, nothing is deleted.
 pub(super) async fn carry_out(store: &Store, plan: &Plan, jobs: usize, progress: &Progress) -> anyhow::Result<Outcome> {
@@ -67,30 +72,82 @@ async fn upload(store: &Store, file: &Found, unfinished: &Uploads, progress: &Pr
     Ok(())
 }
 
-/// Goes on with an upload that was broken off, if there is one; parts that arrived then and are still right are not sent again.
+/// Goes on with an upload that was broken off, if there is one. Another publisher may do the same at the same time, and complete
+/// the upload first, or put other parts in it: then either the object is there, or an upload of our own is begun.
 async fn upload_parts(store: &Store, file: &Found, unfinished: &Uploads, progress: &Progress) -> anyhow::Result<()> {
-    let (upload, known) = match unfinished.of(&file.key) {
-        Some(upload) => (upload.to_owned(), store.parts(&file.key, upload).await?),
-        None => (store.begin(&file.key, content_type(&file.path)).await?, Default::default()),
-    };
-    let sending = |index: u64| {
-        let (upload, known) = (&upload, &known);
-        async move {
-            let from = index * PART_BYTES;
-            let (bytes, digest) = read(&file.path, from, PART_BYTES.min(file.size - from)).await?;
-            let number = u16::try_from(index + 1).context("the file has too many parts")?;
-            if known.get(&number).is_some_and(|part| part.is(bytes.len(), &digest)) {
-                progress.sent(bytes.len() as u64);
-            } else {
-                store.put_part(&file.key, upload, number, bytes, progress).await?;
-            }
-            anyhow::Ok(digest)
+    let mut upload = unfinished.of(&file.key).map(str::to_owned);
+    for _ in 0..UPLOADS {
+        let (id, known) = match upload.take() {
+            Some(id) => (id.clone(), known_parts(store, file, &id).await?),
+            None => (store.begin(&file.key, content_type(&file.path)).await?, BTreeMap::new()),
+        };
+        let attempt = Attempt { store, file, id: &id, known: &known, progress, counted: AtomicU64::new(0) };
+        match attempt.run().await {
+            Err(error) if is_taken(&error) => attempt.take_back(),
+            outcome => return outcome,
         }
-    };
-    let digests: Vec<_> = stream::iter(0..etag::parts(file.size)).map(sending).buffered(PARTS).try_collect().await?;
-    let etag = store.complete(&file.key, &upload, &digests).await?;
-    ensure!(etag == etag::of_parts(&digests), "the origin received something else than was sent (ETag {etag})");
-    Ok(())
+        if is_there(store, file).await? {
+            progress.sent(file.size);
+            return Ok(());
+        }
+    }
+    anyhow::bail!("somebody else publishes this file at the same time: publish again when they have ended")
+}
+
+/// None where the upload is gone: that is found out when the next part is put.
+async fn known_parts(store: &Store, file: &Found, upload: &str) -> anyhow::Result<BTreeMap<u16, Part>> {
+    let known = store.parts(&file.key, upload).await;
+    known.or_else(|error| if is_taken(&error) { Ok(BTreeMap::new()) } else { Err(error) })
+}
+
+/// Whether the origin has the very bytes of this file under its key.
+async fn is_there(store: &Store, file: &Found) -> anyhow::Result<bool> {
+    let Some(etag) = store.etag(&file.key).await? else { return Ok(false) };
+    let (path, size) = (file.path.clone(), file.size);
+    let hashing = tokio::task::spawn_blocking(move || etag::of_file(&path, size));
+    let ours = hashing.await.context("hashing was cut off")?;
+    Ok(ours.with_context(|| format!("cannot read {}", file.path.display()))? == etag)
+}
+
+/// One go at a multipart upload.
+struct Attempt<'a> {
+    store: &'a Store,
+    file: &'a Found,
+    id: &'a str,
+    /// Parts that the origin has.
+    known: &'a BTreeMap<u16, Part>,
+    progress: &'a Progress,
+    counted: AtomicU64,
+}
+
+impl Attempt<'_> {
+    async fn run(&self) -> anyhow::Result<()> {
+        let parts = stream::iter(0..etag::parts(self.file.size)).map(|index| self.part(index));
+        let digests: Vec<_> = parts.buffered(PARTS).try_collect().await?;
+        let etag = self.store.complete(&self.file.key, self.id, &digests).await?;
+        ensure!(etag == etag::of_parts(&digests), "the origin received something else than was sent (ETag {etag})");
+        Ok(())
+    }
+
+    /// Parts that arrived before and are still right are not sent again.
+    async fn part(&self, index: u64) -> anyhow::Result<[u8; 16]> {
+        let (file, from) = (self.file, index * PART_BYTES);
+        let (bytes, digest) = read(&file.path, from, PART_BYTES.min(file.size - from)).await?;
+        let size = bytes.len();
+        let number = u16::try_from(index + 1).context("the file has too many parts")?;
+        if self.known.get(&number).is_some_and(|part| part.is(size, &digest)) {
+            self.progress.sent(size as u64);
+        } else {
+            self.store.put_part(&file.key, self.id, number, bytes, self.progress).await?;
+        }
+        self.counted.fetch_add(size as u64, Ordering::Relaxed);
+        Ok(digest)
+    }
+
+    /// What was sent did not count.
+    fn take_back(&self) {
+        self.progress.lost(self.counted.load(Ordering::Relaxed));
+    }
 }
 
 /// Reads a part of a file; that it is shorter than it was is an error.

@@ -32,6 +32,8 @@ const SLICE: usize = 256 * 1024;
 
 /// One site, seen as a bucket.
 pub(super) struct Store {
+    /// Of the origin, for people.
+    place: String,
     http: reqwest::Client,
     bucket: Bucket,
     credentials: Credentials,
@@ -40,10 +42,10 @@ pub(super) struct Store {
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
 enum CallError {
-    #[error("the origin cannot be reached")]
+    #[error("the origin cannot be reached{}", rest::trust_hint(.0))]
     Transport(#[source] reqwest::Error),
     #[error("the origin answered {status}: {text}")]
-    Status { status: StatusCode, text: String },
+    Status { status: StatusCode, code: String, text: String },
 }
 
 impl CallError {
@@ -53,6 +55,16 @@ impl CallError {
             Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
         }
     }
+}
+
+/// Whether another publisher had a hand in it: the upload is completed or gone, or has other parts than those that were put.
+pub(super) fn is_taken(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref().map(|error: &CallError| match error {
+        CallError::Status { code, .. } => code.as_str(),
+        CallError::Transport(_) => "",
+    });
+    // The last is what an origin says that finds a part's bytes gone while it puts them together.
+    code.is_some_and(|code| ["NoSuchUpload", "InvalidPart", "NoSuchKey"].contains(&code))
 }
 
 /// An answer, read to its end.
@@ -111,8 +123,9 @@ impl Store {
     /// The bucket of `site`; nothing is sent yet.
     pub(super) fn open(account: &AccountArgs, site: &str) -> anyhow::Result<Self> {
         let account = account.resolve()?;
+        let place = account.endpoint.origin().ascii_serialization();
         let bucket = Bucket::new(account.endpoint, UrlStyle::Path, site.to_owned(), "us-east-1")?;
-        Ok(Self { http: rest::http_client(account.ca.as_deref())?, bucket, credentials: account.credentials })
+        Ok(Self { place, http: rest::http_client(account.ca.as_deref())?, bucket, credentials: account.credentials })
     }
 
     /// All objects of the site by key.
@@ -124,7 +137,8 @@ impl Store {
             if let Some(token) = token.take() {
                 action.with_continuation_token(token);
             }
-            let answer = self.call(Method::GET, &action, |request| request).await.context("cannot list the site")?;
+            let answer = self.call(Method::GET, &action, |request| request).await;
+            let answer = answer.with_context(|| format!("cannot list the site at {}", self.place))?;
             let page = ListObjectsV2::parse_response(&answer.text).context("the list of the site makes no sense")?;
             for object in page.contents {
                 let etag = unquoted(&object.etag.unwrap_or_default());
@@ -181,8 +195,22 @@ impl Store {
         let body = CompleteMultipartUpload::new(&self.bucket, Some(&self.credentials), key, upload, etags()).body();
         let answer = self.call(Method::POST, &action, |request| request.body(body.clone())).await?;
         // S3 may say 200 and tell of an error in the body.
+        if answer.text.contains("<Error>") {
+            return Err(refused(StatusCode::OK, &answer.text).into());
+        }
         let reply = CompleteMultipartUploadResponse::parse(&answer.text).context("the upload was not completed")?;
         Ok(unquoted(reply.etag()))
+    }
+
+    /// The ETag of an object; none if it is not there.
+    pub(super) async fn etag(&self, key: &str) -> anyhow::Result<Option<String>> {
+        let action = self.bucket.head_object(Some(&self.credentials), key);
+        let attempt = || self.once(Method::HEAD, action.sign(SIGNED_FOR), |request| request);
+        match attempt.retry(pauses()).when(CallError::may_pass).await {
+            Ok(answer) => Ok(answer.etag),
+            Err(CallError::Status { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Uploads of this site that were begun and neither completed nor aborted.
@@ -293,13 +321,20 @@ async fn answer(request: RequestBuilder) -> Result<Answer, CallError> {
     let status = response.status();
     let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).map(unquoted);
     let text = response.text().await.map_err(|error| CallError::Transport(error.without_url()))?;
-    if status.is_success() { Ok(Answer { etag, text }) } else { Err(CallError::Status { status, text: reason(&text) }) }
+    if status.is_success() { Ok(Answer { etag, text }) } else { Err(refused(status, &text)) }
+}
+
+fn refused(status: StatusCode, text: &str) -> CallError {
+    CallError::Status { status, code: between(text, "Code").unwrap_or_default(), text: reason(text) }
+}
+
+fn between(text: &str, tag: &str) -> Option<String> {
+    Some(text.split_once(&format!("<{tag}>"))?.1.split_once("</")?.0.to_owned())
 }
 
 /// What an S3 error says, without its XML.
 fn reason(text: &str) -> String {
-    let between = |tag: &str| Some(text.split_once(&format!("<{tag}>"))?.1.split_once("</")?.0.to_owned());
-    match (between("Code"), between("Message")) {
+    match (between(text, "Code"), between(text, "Message")) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code,
         (None, _) => text.chars().take(200).collect(),
@@ -351,6 +386,17 @@ mod tests {
         let xml = "<?xml?><Error><Code>NoSuchBucket</Code><Message>no such site</Message></Error>";
         assert_eq!(reason(xml), "NoSuchBucket: no such site");
         assert_eq!(reason("plain"), "plain");
+    }
+
+    #[test]
+    fn who_took_an_upload() {
+        for (code, expected) in
+            [("NoSuchUpload", true), ("InvalidPart", true), ("NoSuchKey", true), ("AccessDenied", false)]
+        {
+            let xml = format!("<Error><Code>{code}</Code><Message>m</Message></Error>");
+            let error = anyhow::Error::from(refused(StatusCode::NOT_FOUND, &xml));
+            assert_eq!(is_taken(&error), expected, "{code}");
+        }
     }
 
     #[test]

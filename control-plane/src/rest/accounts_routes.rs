@@ -24,6 +24,7 @@ pub(super) fn routes() -> Router<ControlPlane> {
         .route("/login", post(login))
         .route("/accounts", get(list_accounts).post(create_account))
         .route("/accounts/{name}/password", put(set_password))
+        .route("/accounts/{name}/disabled", put(disable).delete(enable))
         .route("/api-keys", get(list_api_keys).post(create_api_key))
         .route("/api-keys/{id}", delete(delete_api_key))
         .route("/s3-credentials", get(list_s3_credentials).post(create_s3_credential))
@@ -58,6 +59,16 @@ async fn set_password(
     let account = caller.acting_for(&state.db, Some(&name)).await?;
     accounts::set_password(&state.db, account, new.password).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn disable(State(state): State<ControlPlane>, caller: Caller, Path(name): Path<String>) -> Answer<Account> {
+    caller.require_admin()?;
+    Ok(Json(accounts::set_disabled(&state.db, &caller, &name, true).await?))
+}
+
+async fn enable(State(state): State<ControlPlane>, caller: Caller, Path(name): Path<String>) -> Answer<Account> {
+    caller.require_admin()?;
+    Ok(Json(accounts::set_disabled(&state.db, &caller, &name, false).await?))
 }
 
 async fn list_api_keys(State(state): State<ControlPlane>, caller: Caller) -> Answer<Vec<ApiKey>> {

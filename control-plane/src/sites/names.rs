@@ -29,6 +29,14 @@ pub(crate) fn check_host(host: &str) -> Result<String> {
     if labels && !number { Ok(host) } else { Err(EXPECTED) }
 }
 
+/// A host that a site may have, as [`check_host`] has it. `localhost` is every machine's name for itself, edges' too.
+pub(super) fn check_site_host(host: &str) -> Result<String> {
+    match check_host(host)? {
+        host if host == "localhost" => Err(Error::invalid("host: localhost is no site's, something.localhost may be")),
+        host => Ok(host),
+    }
+}
+
 pub(super) fn check_reader_key_id(id: &str) -> Result<()> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if (1..=64).contains(&id.len()) && id.bytes().all(fits) {
@@ -63,6 +71,15 @@ mod tests {
             ("../etc", false),
         ] {
             assert_eq!(check_site_name(name).is_ok(), fits, "{name}");
+        }
+    }
+
+    #[test]
+    fn localhost_is_no_sites() {
+        for (host, fits) in
+            [("localhost", false), ("LocalHost.", false), ("demo.localhost", true), ("localhost.net", true)]
+        {
+            assert_eq!(check_site_host(host).is_ok(), fits, "{host}");
         }
     }
 

@@ -105,7 +105,9 @@ async fn codes_are_refused_and_expire() {
     let trusted = json!({ "approve": true, "trust_domain": "trusted" });
     assert_eq!(world.call(Some(&provider), "POST", &path, trusted).await.0, 403);
     assert_eq!(world.call(Some(&provider), "POST", &path, json!({ "approve": false })).await.0, 200);
-    assert_eq!(poll(&world, &key, &code).await.1["error"], "access_denied");
+    let (_, refusal) = poll(&world, &key, &code).await;
+    assert_eq!(refusal["error"], "access_denied");
+    assert!(refusal["error_description"].as_str().unwrap().contains("did not let this agent in"), "{refusal}");
 
     let (code, user_code) = ask_for_code(&world, &key).await;
     sqlx::query("update device_codes set expires_at = now()").execute(world.db()).await.unwrap();

@@ -53,6 +53,12 @@ async fn a_snapshot_then_changes_then_only_what_was_missed() {
     assert!(policy.public && policy.lookup_ttl_ms == 5);
     assert!(installation.site_by_name("films").is_none());
     assert_eq!(i64::try_from(installation.version).unwrap(), changes::head(world.db()).await.unwrap());
+    assert_eq!(installation.deleted_sites.len(), 1);
+
+    let origin = world.node(NodeRole::Origin).await;
+    let mut fresh = Installation::default();
+    fresh.apply(next(&mut watch(&world, &origin, 0).await.unwrap()).await);
+    assert_eq!(fresh.deleted_sites, installation.deleted_sites, "a snapshot says it, too");
     world.end().await;
 }
 

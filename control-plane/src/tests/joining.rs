@@ -77,6 +77,40 @@ async fn what_is_wrong_with_a_join_is_said_and_spends_nothing() {
 }
 
 #[tokio::test]
+async fn who_joins_again_with_its_key_is_who_it_was() {
+    let world = World::start().await;
+    let edge = world.node(NodeRole::Edge).await;
+    // As a node from before keys were known: it tells its key when it renews.
+    sqlx::query("update nodes set key_hash = null").execute(world.db()).await.unwrap();
+    let request = join_request(world.join_secret("edge").await);
+    let renewal = RenewRequest { csr_pem: request.csr_pem.clone(), addresses: None };
+    world.state.renew(by(&edge, renewal)).await.unwrap();
+
+    let moved = Addresses { public_url: "https://moved.test".into(), ..Addresses::default() };
+    let again = JoinRequest { addresses: Some(moved.clone()), ..request };
+    let reply = world.join(again.clone()).await.unwrap();
+    assert_eq!(reply.node_id, edge.node_id);
+    assert_eq!(world.join(again.clone()).await.unwrap(), reply, "the answer was lost");
+    let nodes = crate::nodes::on_wire(&mut world.db().acquire().await.unwrap(), None).await.unwrap();
+    assert_eq!(nodes.into_iter().map(|node| node.addresses).collect::<Vec<_>>(), [Some(moved)]);
+
+    // An admin's new token undoes a removal.
+    assert_eq!(world.admin("DELETE", &format!("nodes/{}", edge.node_id), Value::Null).await.0, 204);
+    let tokens = [world.join_secret("edge").await, world.join_secret("edge").await];
+    let joins = tokens.map(|secret| world.join(JoinRequest { secret, ..again.clone() }));
+    for reply in futures::future::join_all(joins).await {
+        assert_eq!(reply.unwrap().node_id, edge.node_id);
+    }
+    let other_kind = JoinRequest { secret: world.join_secret("origin").await, ..again.clone() };
+    assert_eq!(world.join(other_kind).await.unwrap_err().code(), Code::AlreadyExists);
+    let other = world.node(NodeRole::Edge).await;
+    assert_ne!(other.node_id, edge.node_id);
+    let stolen = RenewRequest { csr_pem: again.csr_pem, addresses: None };
+    assert_eq!(world.state.renew(by(&other, stolen)).await.unwrap_err().code(), Code::AlreadyExists);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn one_of_many_at_once_gets_in() {
     let world = World::start().await;
     let secret = world.join_secret("origin").await;

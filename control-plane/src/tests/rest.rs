@@ -27,6 +27,8 @@ async fn providers_see_and_touch_their_own() {
         ("POST", "s3-credentials", json!({ "account": "admin" }), 403),
         ("POST", "sites", json!({ "name": "theirs", "account": "ada" }), 403),
         ("POST", "accounts", json!({ "name": "eve", "role": "admin" }), 403),
+        ("PUT", "accounts/ada/disabled", Value::Null, 403),
+        ("DELETE", "accounts/bob/disabled", Value::Null, 403),
         ("POST", "join-tokens", json!({ "role": "edge" }), 403),
         ("GET", "nodes", Value::Null, 403),
         ("DELETE", "nodes/00000000-0000-0000-0000-000000000000", Value::Null, 403),
@@ -87,6 +89,10 @@ async fn bad_input_gets_a_problem_that_says_why() {
         ("POST", "sites", json!({ "name": "ok-name", "typo": 1 }), 400),
         ("POST", "sites", json!({ "name": "ok-name", "hosts": ["a b"] }), 400),
         ("POST", "sites", json!({ "name": "ok-name", "hosts": many }), 400),
+        ("POST", "sites", json!({ "name": "ok-name", "hosts": ["localhost"] }), 400),
+        ("PUT", "sites/films/hosts/Localhost.", Value::Null, 400),
+        ("PUT", "accounts/nobody/disabled", Value::Null, 404),
+        ("PUT", "accounts/admin/disabled", Value::Null, 409),
         ("POST", "sites", json!({ "name": "ok-name", "account": "nobody" }), 404),
         ("POST", "sites", json!([]), 400),
         ("POST", "sites", json!({ "name": "x".repeat(100 << 10) }), 400),
@@ -106,12 +112,28 @@ async fn bad_input_gets_a_problem_that_says_why() {
         ("DELETE", "agents/nonsense", Value::Null, 404),
         ("GET", "device-codes/nonsense", Value::Null, 404),
         ("GET", "moon", Value::Null, 404),
+        ("GET", "sites/..%2F..%2Faccounts", Value::Null, 404),
+        ("GET", "sites/%FF", Value::Null, 400),
+        ("GET", "usage?by=site&limit=-1", Value::Null, 400),
+        ("GET", "usage?by=site&limit=99999999999", Value::Null, 400),
+        ("POST", "sites", (0..200).fold(json!(1), |inner, _| json!([inner])), 400),
+        ("POST", "sites", json!({ "name": "x".repeat(8 << 20) }), 400),
         ("PUT", "sites", json!({}), 405),
     ];
     for (method, path, body, expected) in cases {
         let (status, problem) = world.admin(method, path, body).await;
         assert_eq!((status, &problem["status"]), (expected, &json!(expected)), "{method} {path}: {problem}");
         assert!(!problem["detail"].as_str().unwrap().is_empty());
+    }
+    let odd = |bearer: String, kind: &str, body: &'static str| {
+        let request = HttpRequest::post("/api/v1/sites").header("authorization", bearer).header("content-type", kind);
+        world.send(request.body(body.into()).unwrap())
+    };
+    let ours = format!("Bearer {}", world.admin);
+    assert_eq!(odd(ours.clone(), "text/plain", "{}").await.0, 400);
+    assert_eq!(odd(ours, "application/json", "{\"name\": \u{fffd}").await.0, 400);
+    for bearer in [String::new(), "Bearer".into(), format!("Bearer {}", "x".repeat(60_000)), "Basic YTpi".into()] {
+        assert_eq!(odd(bearer, "application/json", "{}").await.0, 401);
     }
     world.end().await;
 }
@@ -140,6 +162,47 @@ async fn passwords_sessions_and_keys() {
         assert_eq!(world.call(Some(bearer), "GET", "sites", Value::Null).await.0, 401, "{bearer:.40}");
     }
     assert_eq!(world.call(None, "GET", "sites", Value::Null).await.0, 401);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_disabled_account_gets_in_by_no_door_until_it_is_enabled() {
+    let world = World::start().await;
+    let key = world.provider("ada").await;
+    world.create_site(&key, "films", &[]).await;
+    assert_eq!(world.admin("PUT", "accounts/ada/password", json!({ "password": "correct horse" })).await.0, 204);
+    let (_, credential) = world.call(Some(&key), "POST", "s3-credentials", json!({})).await;
+    let (_, token) = world.call(Some(&key), "POST", "enrolment-tokens", json!({ "uses": 1 })).await;
+    let secret = Invitation::decode(token["token"].as_str().unwrap()).unwrap().secret;
+    let login = || world.call(None, "POST", "login", json!({ "account": "ada", "password": "correct horse" }));
+    let (_, session) = login().await;
+    let session = session["token"].as_str().unwrap().to_owned();
+    let check = async |expected: u16| {
+        assert_eq!(login().await.0, expected);
+        for bearer in [&key, &session] {
+            assert_eq!(world.call(Some(bearer), "GET", "sites", Value::Null).await.0, expected);
+        }
+        let head = u64::try_from(changes::head(world.db()).await.unwrap()).unwrap();
+        let role = umbel_wire::control::Role::Origin;
+        let id = credential["access_key_id"].as_str().unwrap();
+        // A snapshot, as head 0 is before all history; and the change that a node is told.
+        let mut origin = umbel_service::installation::Installation::default();
+        origin.apply(changes::event_since(world.db(), role, 0).await.unwrap());
+        origin.apply(changes::event_since(world.db(), role, head - 1).await.unwrap());
+        assert_eq!(origin.s3_credentials.contains_key(id), expected == 200);
+        assert_eq!(origin.sites.len(), 1, "what is published stays");
+        let redeemed = crate::agents::redeem_enrolment_token(world.db(), &secret, &[7; 32], "").await;
+        assert_eq!(redeemed.is_ok(), expected == 200);
+    };
+    check(200).await;
+    for _ in 0..2 {
+        let (status, account) = world.admin("PUT", "accounts/ada/disabled", Value::Null).await;
+        assert_eq!((status, account["disabled_at"].is_string()), (200, true), "{account}");
+        check(401).await;
+    }
+    let (_, account) = world.admin("DELETE", "accounts/ada/disabled", Value::Null).await;
+    assert_eq!(account["disabled_at"], Value::Null);
+    check(200).await;
     world.end().await;
 }
 

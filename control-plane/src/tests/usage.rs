@@ -183,6 +183,11 @@ async fn reports_sum_up_and_show_providers_their_own() {
             vec![row("films", "", 4, 230, 100), row("songs", "", 1, 40, 0)],
         ),
         ("by=site&to=2030-01-31", vec![]),
+        ("by=hour&from=2030-01-31T16:30:00.5Z", vec![row("2030-01-31T16:00:00Z", "", 1, 7, 0)]),
+        (
+            "by=site&from=2030-01-31T15:59:59Z&to=2030-01-31T16:59:00Z",
+            vec![row("films", "", 4, 230, 100), row("songs", "", 1, 40, 0)],
+        ),
     ];
     for (query, expected) in cases {
         let (status, report) = world.admin("GET", &format!("usage?{query}"), Value::Null).await;
@@ -192,7 +197,14 @@ async fn reports_sum_up_and_show_providers_their_own() {
     assert_eq!(own["rows"], json!([row("songs", "", 1, 40, 0)]));
     let (_, cut) = world.admin("GET", "usage?by=object&limit=2", Value::Null).await;
     assert_eq!((cut["rows"].as_array().unwrap().len(), &cut["truncated"]), (2, &json!(true)));
-    for query in ["", "?by=moon", "?by=site&from=yesterday", "?by=site&typo=1"] {
+    for query in [
+        "",
+        "?by=moon",
+        "?by=site&from=yesterday",
+        "?by=site&from=2030-02-01&to=2030-01-31",
+        "?by=site&from=2030-01-31&to=2030-01-31",
+        "?by=site&typo=1",
+    ] {
         assert_eq!(world.admin("GET", &format!("usage{query}"), Value::Null).await.0, 400, "{query}");
     }
 

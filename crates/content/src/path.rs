@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 
 use crate::ids::hex_pair;
 
-/// Bytes of the longest path, decoded, slash included.
-pub const MAX_PATH_BYTES: usize = 1024;
+/// Bytes of the longest path, decoded: the slash and the longest S3 key.
+pub const MAX_PATH_BYTES: usize = 1025;
 /// Bytes of the longest path as it stands in a URI. Each decoded byte may take three.
 pub const MAX_URI_BYTES: usize = 8 << 10;
 /// Paths under this are the network's own and no object's.
@@ -216,9 +216,9 @@ mod tests {
         check("/%2e%2E/b", Err(DotSegment));
         check("/.well-known/umbel/v1", Err(Reserved));
         check("/.well-known/%75mbel/", Err(Reserved));
-        check(&format!("/{}", "a".repeat(1023)), Ok(&format!("/{}", "a".repeat(1023))));
-        check(&format!("/{}", "a".repeat(1024)), Err(TooLong));
-        check(&format!("/{}", "%61".repeat(1023)), Ok(&format!("/{}", "a".repeat(1023))));
+        check(&format!("/{}", "a".repeat(1024)), Ok(&format!("/{}", "a".repeat(1024))));
+        check(&format!("/{}", "a".repeat(1025)), Err(TooLong));
+        check(&format!("/{}", "%61".repeat(1024)), Ok(&format!("/{}", "a".repeat(1024))));
         check(&format!("/{}", "a".repeat(100 << 10)), Err(TooLong));
     }
 
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(ObjectPath::from_key("a/b c").unwrap().key(), "a/b c");
         assert_eq!(ObjectPath::from_key("/a").unwrap().key(), "/a");
         assert_eq!(ObjectPath::from_key("../a"), Err(DotSegment));
-        assert_eq!(ObjectPath::from_key(&"a".repeat(1024)), Err(TooLong));
+        assert_eq!(ObjectPath::from_key(&"a".repeat(1025)), Err(TooLong));
     }
 
     #[test]

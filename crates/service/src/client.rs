@@ -35,10 +35,25 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
+/// Less than a [`crate::listen::Listener`] waits for the next request: no request is sent on a connection that just closes.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Of a response; a provider's server may send more than are usual.
+const MAX_FIELDS: usize = 256;
+
+/// A pooled HTTP client whose requests stream as well.
+pub type StreamClient<B> = Client<HttpsConnector<HttpConnector<Names>>, B>;
+
 /// The system's names, except that all names under `localhost` are this machine, whether or not the system's resolver
 /// knows of them (RFC 6761, section 6.3).
 #[derive(Debug, Clone)]
 pub struct Names(GaiResolver);
+
+impl Default for Names {
+    fn default() -> Self {
+        Self(GaiResolver::new())
+    }
+}
 
 impl Service<Name> for Names {
     type Response = std::vec::IntoIter<SocketAddr>;
@@ -67,7 +82,7 @@ fn is_localhost(name: &str) -> bool {
 }
 
 fn tcp() -> HttpConnector<Names> {
-    let mut connector = HttpConnector::new_with_resolver(Names(GaiResolver::new()));
+    let mut connector = HttpConnector::new_with_resolver(Names::default());
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -93,6 +108,29 @@ pub fn http(tls: ClientConfig) -> HttpClient {
         .http2_only(true)
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .http2_keep_alive_timeout(Duration::from_secs(10))
+        .build(connector)
+}
+
+/// A pooled client for requests with bodies of any kind: HTTP/2, or HTTP/1.1 where a connection is to change its protocol.
+pub fn streaming<B>(tls: ClientConfig, http2: bool) -> StreamClient<B>
+where
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
+    let connector = match http2 {
+        true => connector.enable_http2().wrap_connector(tcp()),
+        false => connector.enable_http1().wrap_connector(tcp()),
+    };
+    Client::builder(TokioExecutor::new())
+        .http2_only(http2)
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .http1_max_headers(MAX_FIELDS)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(Duration::from_secs(10))

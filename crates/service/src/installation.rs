@@ -15,6 +15,8 @@ pub struct Installation {
     pub version: u64,
     /// By site id.
     pub sites: BTreeMap<String, Site>,
+    /// Ids of sites of which the control plane says that they were deleted; that one is not in `sites` says nothing.
+    pub deleted_sites: BTreeSet<String>,
     /// By node id.
     pub nodes: BTreeMap<String, Node>,
     /// Agents whose memberships count no more.
@@ -31,7 +33,7 @@ impl Installation {
     pub fn apply(&mut self, event: ConfigEvent) -> bool {
         let news = match event.event {
             Some(Event::Snapshot(snapshot)) => {
-                *self = Self::default();
+                *self = Self { deleted_sites: snapshot.deleted_sites.iter().cloned().collect(), ..Self::default() };
                 self.merge(as_change(snapshot));
                 true
             }
@@ -54,6 +56,8 @@ impl Installation {
         let credentials = change.s3_credentials.into_iter();
         self.s3_credentials.extend(credentials.map(|entry| (entry.access_key_id.clone(), entry)));
         change.removed_sites.iter().for_each(|id| drop(self.sites.remove(id)));
+        self.deleted_sites.extend(change.removed_sites);
+        self.deleted_sites.retain(|id| !self.sites.contains_key(id));
         change.removed_nodes.iter().for_each(|id| drop(self.nodes.remove(id)));
         change.removed_s3_credentials.iter().for_each(|id| drop(self.s3_credentials.remove(id)));
         self.index_hosts();
@@ -78,6 +82,7 @@ impl Installation {
             membership_keys: keys
                 .map(|(id, key)| umbel_wire::control::PublicKey { id: id.clone(), key: key.clone().into() })
                 .collect(),
+            deleted_sites: self.deleted_sites.iter().cloned().collect(),
             s3_credentials: self.s3_credentials.values().cloned().collect(),
         };
         ConfigEvent { version: self.version, event: Some(Event::Snapshot(snapshot)) }
@@ -143,6 +148,24 @@ mod tests {
         installation.apply(change(3, Change { removed_sites: vec!["b".into()], ..Change::default() }));
         assert!(installation.site_by_host("b.test").is_none());
         assert_eq!(installation.version, 3);
+    }
+
+    #[test]
+    fn deleted_is_what_was_said_to_be() {
+        let mut installation = Installation::default();
+        let deleted = |installation: &Installation| installation.deleted_sites.iter().cloned().collect::<String>();
+        installation
+            .apply(change(1, Change { sites: vec![site("a", "a.test"), site("b", "b.test")], ..Change::default() }));
+        installation.apply(change(2, Change { removed_sites: vec!["b".into()], ..Change::default() }));
+        assert_eq!(deleted(&installation), "b");
+        let mut again = Installation::default();
+        again.apply(installation.snapshot());
+        assert_eq!(deleted(&again), "b", "what is written down");
+        again.apply(change(3, Change { sites: vec![site("b", "b.test")], ..Change::default() }));
+        assert_eq!(deleted(&again), "", "a database was restored");
+        let lost = ConfigEvent { version: 1, event: Some(Event::Snapshot(Snapshot::default())) };
+        installation.apply(lost);
+        assert_eq!((installation.sites.len(), deleted(&installation).as_str()), (0, ""), "a database was lost");
     }
 
     #[test]

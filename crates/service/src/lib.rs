@@ -12,6 +12,7 @@ pub mod installation;
 pub mod listen;
 pub mod node;
 pub mod ops;
+pub mod passing;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

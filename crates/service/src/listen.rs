@@ -6,8 +6,11 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body};
-use http::{Request, Response};
+use axum::{
+    Router,
+    body::{Body, HttpBody},
+};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -46,7 +49,7 @@ pub struct Limits {
     pub connections: usize,
     /// For the TLS handshake, and again for the head of each HTTP/1.1 request.
     pub header_timeout: Duration,
-    /// Bytes of a request's head.
+    /// Bytes of a request's head. More than an HTTP/1.1 target may have (64 KiB), or that gets a 431 instead of a 414.
     pub header_bytes: usize,
     /// For requests that run when the shutdown begins.
     pub drain: Duration,
@@ -57,7 +60,7 @@ impl Default for Limits {
         Self {
             connections: 20_000,
             header_timeout: Duration::from_secs(10),
-            header_bytes: 64 * 1024,
+            header_bytes: 128 * 1024,
             drain: Duration::from_secs(10),
         }
     }
@@ -188,7 +191,30 @@ async fn serve_connection<S>(
 }
 
 async fn answer(app: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    app.oneshot(request.map(Body::new)).await
+    if !is_for_one_host(&request) {
+        let mut refusal = Response::new(Body::from("an HTTP/1.1 request has one Host field\n"));
+        *refusal.status_mut() = StatusCode::BAD_REQUEST;
+        return Ok(refusal);
+    }
+    let is_head = *request.method() == Method::HEAD;
+    let response = app.oneshot(request.map(Body::new)).await?;
+    Ok(if is_head { without_content(response) } else { response })
+}
+
+/// The answer to HEAD: what is known of the content, and nothing of it (RFC 9110, section 9.3.2). Over HTTP/2 nobody else
+/// keeps it back.
+fn without_content(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|_| !body.is_end_stream()) {
+        parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(parts, Body::empty())
+}
+
+/// RFC 9112, section 3.2. Where there are two, the next program on the way may have read the other one.
+fn is_for_one_host<B>(request: &Request<B>) -> bool {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    hosts == 1 || (hosts == 0 && request.version() != Version::HTTP_11)
 }
 
 fn builder(limits: Limits) -> Builder<TokioExecutor> {
@@ -210,4 +236,76 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::client::legacy::Client;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn check(address: SocketAddr, head: &str, expected: u16) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        let status = std::str::from_utf8(&answer[9..]).unwrap();
+        assert_eq!(status, expected.to_string(), "{head:.80}");
+    }
+
+    #[tokio::test]
+    async fn heads_that_no_app_sees() {
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, Limits::default()).await.unwrap();
+        let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let app = Router::new().fallback(|| async { "here" });
+        let serving = tokio::spawn(listener.serve(app, end.clone()));
+        let fields: String = (0..200).map(|number| format!("\r\nx-{number}: y")).collect();
+        for (head, expected) in [
+            ("GET / HTTP/1.1\r\nHost: a", 200),
+            ("GET / HTTP/1.0", 200),
+            ("GET / HTTP/1.1", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a", 400),
+            ("GET / HTTP/1.0\r\nHost: a\r\nHost: b", 400),
+            ("GET /a\0b HTTP/1.1\r\nHost: a", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2", 400),
+            (&format!("GET /{} HTTP/1.1\r\nHost: a", "a".repeat(100_000)), 414),
+            (&format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}", "a".repeat(200_000)), 431),
+            (&format!("GET / HTTP/1.1\r\nHost: a{fields}"), 431),
+        ] {
+            check(address, head, expected).await;
+        }
+        end.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn heads_answer_has_no_content() {
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, Limits::default()).await.unwrap();
+        let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
+        // As `s3s` does it: the whole body of an error, whatever the method.
+        let app = Router::new().fallback_service(tower::service_fn(|request: Request<Body>| async move {
+            let body = match request.uri().path() {
+                "/known" => Body::from("twelve bytes"),
+                "/empty" => Body::empty(),
+                _ => Body::from_stream(tokio_stream::iter([Ok::<_, io::Error>("of unknown length")])),
+            };
+            Ok::<_, Infallible>(Response::new(body))
+        }));
+        let serving = tokio::spawn(listener.serve(app, end.clone()));
+        for h2 in [false, true] {
+            let client = Client::builder(TokioExecutor::new()).http2_only(h2).build_http::<Body>();
+            for (path, expected) in [("/known", Some("12")), ("/empty", None), ("/stream", None)] {
+                let request = Request::head(format!("http://{address}{path}")).body(Body::empty()).unwrap();
+                let response = client.request(request).await.unwrap();
+                let length = response.headers().get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap());
+                assert_eq!(length, expected, "{path}, h2: {h2}");
+                let body = axum::body::to_bytes(Body::new(response.into_body()), 1000).await;
+                assert!(body.is_ok_and(|body| body.is_empty()), "{path}, h2: {h2}");
+            }
+        }
+        end.cancel();
+        serving.await.unwrap();
+    }
 }

@@ -27,6 +27,9 @@ use crate::{client, files, tls, unix_now};
 const EXPIRED: &str = "this node's certificate has expired while it was off: give it a new token from `umbel admin token create` to join \
     again";
 
+/// Between two renewals of a certificate that is old when it is made, as those with lives of seconds are.
+const SOONEST: Duration = Duration::from_secs(1);
+
 /// After a failed renewal.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -138,7 +141,7 @@ impl Node {
         let life = validity.not_after.timestamp() - validity.not_before.timestamp();
         let due = validity.not_before.timestamp() + life * 2 / 3;
         let now = i64::try_from(unix_now()).unwrap_or(i64::MAX);
-        Duration::from_secs(u64::try_from(due - now).unwrap_or(0))
+        Duration::from_secs(u64::try_from(due - now).unwrap_or(0)).max(SOONEST)
     }
 
     async fn renew(&self, channel: tonic::transport::Channel, addresses: Addresses) -> anyhow::Result<()> {
@@ -207,6 +210,8 @@ async fn join(
     Ok(kept)
 }
 
+/// The key stays for good: by it the control plane knows a node that joins again, whose usage batches it may have counted
+/// without the node's knowing.
 fn pending(folder: &Path) -> anyhow::Result<Pending> {
     let file = folder.join("joining.json");
     if let Some(bytes) = files::read(&file)?

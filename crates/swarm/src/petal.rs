@@ -210,24 +210,26 @@ impl Petal {
         Ok(())
     }
 
-    /// A second join with no less than before (a new address) changes nothing but what is held.
+    /// A second join with no less than before: another address, or another wish. Its links stay, but for those that it has no use
+    /// for any more. False: it is to be taken in anew.
     fn refresh(&mut self, now: Instant, agent: AgentId, version: ManifestId, have: &ChunkSet, wants: bool) -> bool {
-        let Some(state) = self.versions.get_mut(&version) else {
-            return false;
-        };
-        let Some(member) = state.members.get(&agent) else {
-            return false;
-        };
-        let lost_some = member.have.iter().any(|chunk| !have.contains(chunk));
-        if lost_some || member.wants != (wants && !have.is_full()) {
+        let known = self.versions.get(&version).and_then(|state| state.members.get(&agent));
+        let Some(member) = known else { return false };
+        if member.have.iter().any(|chunk| !have.contains(chunk)) {
             return false;
         }
         let added: Vec<u32> = have.iter().map(ChunkIndex::get).collect();
         self.handle_have(now, agent, version, &added);
         if let Some(state) = self.versions.get_mut(&version) {
+            state.set_wish(agent, wants && !have.is_full());
+            state.share_out(now, &self.config);
+            if state.needs_company(agent) {
+                introduce::introduce(state, &self.config, &mut self.rng, agent);
+            }
             state.announce(agent);
         }
         self.flush(version);
+        self.arm(now);
         true
     }
 

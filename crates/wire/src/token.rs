@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Serialize, de::DeserializeOwned};
 use umbel_content::{ManifestId, SigningKey};
 
+mod base64;
 mod grant;
 mod membership;
 mod ticket;
@@ -157,13 +157,4 @@ fn check_time(now: u64, not_before: u64, expires: u64) -> Result<(), TokenError>
         return Err(TokenError::Expired);
     }
     Ok(())
-}
-
-fn base64_array<const N: usize>(text: &str) -> Result<[u8; N], TokenError> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Malformed)?;
-    bytes.try_into().map_err(|_| TokenError::Malformed)
-}
-
-fn base64(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
 }

@@ -148,3 +148,33 @@ fn a_session_proof_answers_one_challenge_of_one_edge() {
     let other = SigningKey::from_seed(&[6; 32]).verifying_key();
     assert!(!session::proven(&other, &nonce, "edge-1", &proof));
 }
+
+/// What another language has to read and write.
+#[test]
+fn claims_have_these_names() {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let check = |token: &str, expected: serde_json::Value| {
+        let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&payload).unwrap(), expected);
+    };
+    let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let agent = text(&[7; 32]);
+    check(
+        &membership().sign(&signer("cp")),
+        serde_json::json!({
+            "iss": "umbel-control-plane", "aud": "umbel-edge", "sub": agent, "jti": "m1", "account": "account",
+            "trust_domain": "public", "iat": NOW - 10, "nbf": NOW - 10, "exp": NOW + 10,
+            "cnf": { "jwk": { "kty": "OKP", "crv": "Ed25519", "x": agent } },
+        }),
+    );
+    let mut claims = serde_json::json!({
+        "iss": "edge-1", "aud": "umbel-transfer", "sub": text(&ticket().receiver), "snd": text(&[8; 32]),
+        "jti": text(&[1; 16]), "site": "site", "path": "/a b/ü", "mid": text(&[3; 32]), "max": 1000,
+        "iat": NOW - 10, "nbf": NOW - 10, "exp": NOW + 10,
+    });
+    check(&ticket().sign(&signer("edge-1")), claims.clone());
+    claims.as_object_mut().unwrap().remove("snd");
+    check(&Ticket { sender: None, ..ticket() }.sign(&signer("edge-1")), claims);
+    let grant = Grant { site: "docs".into(), prefix: "/a".into(), not_before: 1, expires: NOW };
+    check(&grant.sign(&signer("r")), serde_json::json!({ "aud": "docs", "prefix": "/a", "nbf": 1, "exp": NOW }));
+}

@@ -38,7 +38,7 @@ pub(crate) async fn serve(core: &Arc<Core>, method: &Method, path: &str, headers
         Err(error) => Err(error),
     };
     match found {
-        Ok((sealed, _)) => answer(core, sealed),
+        Ok((sealed, _)) => answer(core, version.manifest.layout().length(), sealed),
         Err(error) => refusal(status(&error), &error.to_string()),
     }
 }
@@ -57,12 +57,13 @@ fn parse(path: &str) -> Option<(ManifestId, ChunkIndex)> {
     Some((manifest.parse().ok()?, ChunkIndex::new(chunk.parse().ok()?)))
 }
 
-fn answer(core: &Arc<Core>, sealed: Bytes) -> Response<Body> {
+/// `object` is the length of the whole object.
+fn answer(core: &Arc<Core>, object: u64, sealed: Bytes) -> Response<Body> {
     let length = sealed.len();
     let body = if core.uplink.is_some() {
-        Body::from_stream(paced(core.clone(), sealed))
+        Body::from_stream(paced(core.clone(), object, sealed))
     } else {
-        core.metrics.sent_bytes.inc_by(length as u64);
+        core.metrics.sent(object, length);
         Body::from(sealed)
     };
     let mut response = Response::new(body);
@@ -75,15 +76,16 @@ fn answer(core: &Arc<Core>, sealed: Bytes) -> Response<Body> {
 
 fn paced(
     core: Arc<Core>,
+    object: u64,
     sealed: Bytes,
 ) -> Pin<Box<dyn Stream<Item = Result<Bytes, std::convert::Infallible>> + Send>> {
-    Box::pin(stream::unfold((core, sealed), |(core, mut rest)| async move {
+    Box::pin(stream::unfold((core, sealed), move |(core, mut rest)| async move {
         if rest.is_empty() {
             return None;
         }
         let piece = rest.split_to(rest.len().min(PIECE));
         core.pace(piece.len()).await;
-        core.metrics.sent_bytes.inc_by(piece.len() as u64);
+        core.metrics.sent(object, piece.len());
         Some((Ok(piece), (core, rest)))
     }))
 }

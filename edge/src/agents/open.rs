@@ -31,7 +31,7 @@ pub(crate) const TICKET_LIFE: u64 = 24 * 3600;
 const WORTH_SHARING: u64 = 1024 * 1024;
 
 /// What a ticket allows beyond twice the object's length, in bytes: chunks that had to be fetched again.
-const SLACK: u64 = 1024 * 1024;
+pub(crate) const SLACK: u64 = 1024 * 1024;
 
 /// Only chunk of a small object.
 const MAX_INLINE: usize = 1024 * 1024;
@@ -86,7 +86,7 @@ async fn inline(core: &Arc<Core>, version: &Version) -> Bytes {
     if sealed.len() > MAX_INLINE {
         return Bytes::new();
     }
-    core.metrics.sent_bytes.inc_by(sealed.len() as u64);
+    core.metrics.sent(version.manifest.layout().length(), sealed.len());
     core.pace(sealed.len()).await;
     sealed
 }

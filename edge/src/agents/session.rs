@@ -217,6 +217,8 @@ async fn converse(
     expires: u64,
 ) -> &'static str {
     let mut changes = core.view.changes();
+    // The membership may have been revoked since it was checked.
+    changes.mark_changed();
     let mut fleet = core.view.load().fleet.clone();
     let mut beats = interval(HEARTBEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);

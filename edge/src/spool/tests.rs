@@ -155,6 +155,111 @@ async fn answers_of_the_control_plane() {
     assert_eq!(drain(&spool), [(10, 10)]);
 }
 
+/// A folder where a file is to be: nobody renames a file to it or removes it as one, not even root.
+struct InTheWay(PathBuf);
+
+impl InTheWay {
+    fn of(path: PathBuf) -> Self {
+        if path.is_file() {
+            fs::rename(&path, path.with_extension("aside")).unwrap();
+        }
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn remove(self) {
+        fs::remove_dir(&self.0).unwrap();
+        if self.0.with_extension("aside").exists() {
+            fs::rename(self.0.with_extension("aside"), &self.0).unwrap();
+        }
+    }
+}
+
+/// A spool whose first segment could not be sealed, with usage behind it, and what is in the way.
+fn unsealed(folder: &Path) -> (Spool, InTheWay) {
+    let first = spool(folder);
+    first.served(usage("/a", 1));
+    let obstacle = InTheWay::of(sealed_path(folder, 1));
+    first.seal().unwrap();
+    first.served(usage("/a", 10));
+    first.seal().unwrap();
+    (first, obstacle)
+}
+
+#[test]
+fn a_segment_that_cannot_be_sealed_holds_up_those_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, obstacle) = unsealed(folder.path());
+    assert_eq!(first.oldest().unwrap(), None);
+    assert!(first.continue_after(7).is_err(), "its number is not settled");
+    first.served(usage("/a", 100));
+    assert!(first.bytes() > 0);
+    obstacle.remove();
+    first.seal().unwrap();
+    first.seal().unwrap();
+    assert_eq!(drain(&first), [(1, 1), (2, 110)]);
+}
+
+#[test]
+fn a_segment_that_could_not_be_sealed_is_found_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, obstacle) = unsealed(folder.path());
+    drop(first);
+    obstacle.remove();
+    assert_eq!(drain(&spool(folder.path())), [(1, 1), (2, 10)]);
+}
+
+#[test]
+fn after_a_failed_fsync_the_order_stays_and_no_receipt_counts_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    spool.served(usage("/a", 1));
+    // Takes writes and refuses fsync.
+    let null = Arc::new(OpenOptions::new().write(true).open("/dev/null").unwrap());
+    let real = std::mem::replace(&mut spool.lock().open.file, null);
+    assert!(spool.seal().is_err());
+    spool.served(usage("/a", 10));
+    assert!(spool.seal().is_err() && spool.sync().is_err());
+    assert_eq!(spool.oldest().unwrap(), None);
+    spool.lock().ended.as_mut().unwrap().file = real;
+    spool.seal().unwrap();
+    assert_eq!(*spool.synced.borrow(), 0);
+    assert_eq!(drain(&spool), [(1, 1), (2, 10)]);
+}
+
+#[test]
+fn a_batch_that_cannot_be_removed_is_not_overtaken() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = spool(folder.path());
+    for bytes in [1, 10] {
+        spool.served(usage("/a", bytes));
+        spool.seal().unwrap();
+    }
+    let obstacle = InTheWay::of(sealed_path(folder.path(), 1));
+    assert!(spool.acknowledged(1).is_err());
+    obstacle.remove();
+    assert_eq!(drain(&spool), [(1, 1), (2, 10)]);
+}
+
+#[test]
+fn numbering_anew_goes_on_where_it_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    for last in [57, 0] {
+        let spool = spool(folder.path());
+        let before = spool.lock().open.number;
+        for bytes in [1, 10] {
+            spool.served(usage("/a", bytes));
+            spool.seal().unwrap();
+        }
+        spool.served(usage("/a", 100));
+        let obstacle = InTheWay::of(sealed_path(folder.path(), last + if last > before { 1 } else { 2 }));
+        assert!(spool.continue_after(last).is_err());
+        obstacle.remove();
+        spool.continue_after(last).unwrap();
+        assert_eq!(drain(&spool), [(last + 1, 1), (last + 2, 10), (last + 3, 100)]);
+    }
+}
+
 #[test]
 fn every_cut_leaves_the_whole_records_before_it() {
     let mut bytes = Vec::new();

@@ -5,4 +5,6 @@
 
 mod agents;
 mod network;
+mod pulled;
 mod readers;
+mod relay;

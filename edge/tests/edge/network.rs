@@ -15,7 +15,8 @@ use axum::{
     body::Body,
     extract::{Request, State},
 };
-use http::{Response, StatusCode};
+use futures::future::BoxFuture;
+use http::{HeaderMap, Method, Response, StatusCode};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ use umbel_service::{
 };
 use umbel_wire::{
     control::{
-        Addresses, ConfigEvent, Node, Policy, PublicKey, RevokedAgent, Role, Site, Snapshot, config_event::Event,
+        Addresses, ConfigEvent, Node, Policy, PublicKey, Pull, RevokedAgent, Role, Site, Snapshot, config_event::Event,
     },
     origin::{
         ResolveReply, ResolveRequest,
@@ -42,6 +43,12 @@ use umbel_wire::{
 
 pub const SITE: &str = "00000000-0000-4000-8000-000000000001";
 pub const PRIVATE: &str = "00000000-0000-4000-8000-000000000002";
+/// Pulled from its provider's server: for everyone, and for readers with a grant.
+pub const PULLED: &str = "00000000-0000-4000-8000-000000000003";
+pub const MEMBERS: &str = "00000000-0000-4000-8000-000000000004";
+
+/// The last is found by a client that resolves names itself.
+const HOSTS: [&str; 5] = ["docs.test", "private.test", "pulled.test", "members.test", "pulled.localhost"];
 
 /// Issues certificates.
 pub struct Authority {
@@ -59,8 +66,8 @@ impl Authority {
     }
 
     pub fn issue(&self, role: NodeRole, id: &str) -> Arc<LiveCertificate> {
-        let names = ["127.0.0.1", "docs.test", "private.test"].map(String::from);
-        let mut params = CertificateParams::new(names.to_vec()).unwrap();
+        let names: Vec<_> = HOSTS.into_iter().chain(["127.0.0.1"]).map(String::from).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         let uri = PeerIdentity { role, node_id: id.into() }.uri();
         params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
         let key = KeyPair::generate().unwrap();
@@ -76,19 +83,42 @@ struct Stored {
     sealed: Vec<Vec<u8>>,
 }
 
+/// A provider's server, as it is reached through the origin.
+type Provider = Arc<dyn Fn(Request) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
+
 /// What an origin does, and how often it was asked.
 #[derive(Default)]
 pub struct Origin {
+    provider: Mutex<Option<Provider>>,
+    /// The heads of what the provider's server was asked.
+    pub passed_on: Mutex<Vec<(Method, String, HeaderMap)>>,
     objects: Mutex<BTreeMap<(String, String), Stored>>,
     /// Versions that were replaced stay.
     versions: Mutex<BTreeMap<String, Stored>>,
     pub resolves: AtomicUsize,
     pub chunks: AtomicUsize,
+    /// Chunks that were asked for, answered or not.
+    pub asked: watch::Sender<usize>,
     /// Serves damaged chunks.
     pub corrupt: std::sync::atomic::AtomicBool,
+    /// Nothing is answered while this is true.
+    pub slow: watch::Sender<bool>,
 }
 
 impl Origin {
+    /// From now on the provider's server answers like this.
+    pub fn provide<F: Future<Output = Response<Body>> + Send + 'static>(
+        &self,
+        answer: impl Fn(Request) -> F + Send + Sync + 'static,
+    ) {
+        *self.provider.lock().unwrap() = Some(Arc::new(move |request| Box::pin(answer(request))));
+    }
+
+    /// How often the provider's server was asked for this path.
+    pub fn asked(&self, path: &str) -> usize {
+        self.passed_on.lock().unwrap().iter().filter(|(_, target, _)| target == path).count()
+    }
+
     /// Puts an object with chunks of 64 KiB, whatever its size.
     pub fn put(&self, site: &str, path: &str, content: &[u8], fields: &[(&str, &str)]) -> VersionId {
         let layout = ChunkLayout::new(content.len() as u64, 64 * 1024).unwrap();
@@ -121,6 +151,10 @@ impl Origin {
         self.objects.lock().unwrap().remove(&(site.to_owned(), path.to_owned()));
     }
 
+    async fn awake(&self) {
+        self.slow.subscribe().wait_for(|slow| !slow).await.unwrap();
+    }
+
     fn chunk(&self, path: &str) -> Option<Vec<u8>> {
         let mut parts = path.strip_prefix("/v1/chunks/")?.split('/').skip(1);
         let versions = self.versions.lock().unwrap();
@@ -134,7 +168,12 @@ impl Origin {
 }
 
 fn site_name(id: &str) -> &'static str {
-    if id == SITE { "docs" } else { "private" }
+    match id {
+        SITE => "docs",
+        PRIVATE => "private",
+        PULLED => "pulled",
+        _ => "members",
+    }
 }
 
 struct Resolver(Arc<Origin>);
@@ -143,6 +182,7 @@ struct Resolver(Arc<Origin>);
 impl Content for Resolver {
     async fn resolve(&self, request: tonic::Request<ResolveRequest>) -> Result<tonic::Response<ResolveReply>, Status> {
         self.0.resolves.fetch_add(1, Ordering::SeqCst);
+        self.0.awake().await;
         let request = request.into_inner();
         let stored = if request.version_id.is_empty() {
             self.0.objects.lock().unwrap().get(&(request.site_id, request.path)).cloned()
@@ -163,6 +203,11 @@ async fn origin_answer(State(origin): State<Arc<Origin>>, request: Request) -> R
         let service = ContentServer::new(Resolver(origin));
         return service.oneshot(request).await.unwrap().map(Body::new);
     }
+    if request.headers().contains_key("umbel-site") {
+        return pulled(&origin, request).await;
+    }
+    origin.asked.send_modify(|asked| *asked += 1);
+    origin.awake().await;
     let mut response = Response::new(Body::empty());
     match origin.chunk(request.uri().path()) {
         Some(sealed) => {
@@ -172,6 +217,13 @@ async fn origin_answer(State(origin): State<Arc<Origin>>, request: Request) -> R
         None => *response.status_mut() = StatusCode::NOT_FOUND,
     }
     response
+}
+
+async fn pulled(origin: &Origin, request: Request) -> Response<Body> {
+    let target = request.uri().path_and_query().unwrap().to_string();
+    origin.passed_on.lock().unwrap().push((request.method().clone(), target, request.headers().clone()));
+    let provider = origin.provider.lock().unwrap().clone().unwrap();
+    provider(request).await
 }
 
 /// An installation.
@@ -206,7 +258,12 @@ impl Network {
         let membership = TokenSigner::from_seed("m", &[1; 32]);
         let key = PublicKey { id: "m".into(), key: membership.public().to_vec().into() };
         let snapshot = Snapshot {
-            sites: vec![site(SITE, true), site(PRIVATE, false)],
+            sites: vec![
+                site(SITE, true),
+                site(PRIVATE, false),
+                Site { pull: Some(Pull::default()), ..site(PULLED, true) },
+                Site { pull: Some(Pull::default()), ..site(MEMBERS, false) },
+            ],
             nodes: vec![node],
             membership_keys: vec![key],
             ..Snapshot::default()
@@ -301,7 +358,7 @@ impl Network {
         let mut tls = tls::client(&self.authority.pem, None).unwrap();
         tls.alpn_protocols = vec![if h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         let mut builder = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy();
-        for host in ["docs.test", "private.test"] {
+        for host in HOSTS {
             builder = builder.resolve(host, edge.ports().public);
         }
         builder.build().unwrap()
@@ -324,7 +381,7 @@ fn site(id: &str, public: bool) -> Site {
         id: id.into(),
         name: site_name(id).into(),
         account_id: "a".into(),
-        hosts: vec![format!("{}.test", site_name(id))],
+        hosts: ["test", "localhost"].map(|top| format!("{}.{top}", site_name(id))).to_vec(),
         public_key: SigningKey::from_seed(&[7; 32]).verifying_key().as_bytes().to_vec().into(),
         policy: Some(Policy {
             public,
@@ -340,8 +397,12 @@ fn site(id: &str, public: bool) -> Site {
 
 /// A grant for the private site.
 pub fn grant(prefix: &str, expires: u64) -> String {
+    grant_for("private", prefix, expires)
+}
+
+pub fn grant_for(site: &str, prefix: &str, expires: u64) -> String {
     let signer = TokenSigner::from_seed("r", &[2; 32]);
-    Grant { site: "private".into(), prefix: prefix.into(), not_before: 0, expires }.sign(&signer)
+    Grant { site: site.into(), prefix: prefix.into(), not_before: 0, expires }.sign(&signer)
 }
 
 /// A membership for this agent, signed by the key of `seed`.

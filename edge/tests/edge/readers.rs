@@ -10,12 +10,12 @@ use crate::network::{Network, PRIVATE, SITE, content, grant};
 
 const BIG: usize = 5 * 64 * 1024 + 1;
 
-async fn get(client: &Client, url: &str, fields: &[(&str, &str)]) -> reqwest::Response {
+pub async fn get(client: &Client, url: &str, fields: &[(&str, &str)]) -> reqwest::Response {
     let request = fields.iter().fold(client.get(url), |request, (name, value)| request.header(*name, *value));
     request.send().await.unwrap()
 }
 
-fn field<'a>(response: &'a reqwest::Response, name: &str) -> &'a str {
+pub fn field<'a>(response: &'a reqwest::Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
@@ -151,6 +151,115 @@ async fn edges_share_fills() {
     one.stop().await;
 }
 
+/// Each edge once waited for the other with all the fills that it allowed itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn cold_edges_that_need_many_chunks_of_each_other_do_not_wait_for_good() {
+    let network = Network::new().await;
+    let states = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let edges = [network.edge("e1", states[0].path()).await, network.edge("e2", states[1].path()).await];
+    let whole = content(8 * 64 * 1024);
+    let paths: Vec<_> = (0..100).map(|number| format!("/cold{number}")).collect();
+    for path in &paths {
+        network.origin.put(SITE, path, &whole, &[]);
+    }
+    let clients = edges.each_ref().map(|edge| network.client(edge, true));
+    let reads = paths.iter().enumerate().map(|(number, path)| {
+        let (client, url) = (&clients[number % 2], format!("https://docs.test{path}"));
+        async move { get(client, &url, &[]).await.bytes().await.unwrap() }
+    });
+    assert!(futures::future::join_all(reads).await.iter().all(|body| *body == whole));
+    assert_eq!(network.origin.chunks.load(Ordering::SeqCst), 800, "nobody gave the other up");
+    for edge in edges {
+        edge.stop().await;
+    }
+}
+
+/// Passes bytes on to `to` until `breaks` changes; then all its connections end, and new ones are passed on again.
+async fn pass_on(
+    listener: tokio::net::TcpListener,
+    to: std::net::SocketAddr,
+    breaks: tokio::sync::watch::Receiver<u8>,
+) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((mut from, _)) = listener.accept().await {
+        let mut breaks = breaks.clone();
+        breaks.mark_unchanged();
+        connections.spawn(async move {
+            let mut to = tokio::net::TcpStream::connect(to).await.unwrap();
+            tokio::select! {
+                _ = breaks.changed() => {}
+                _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_connection_between_edges_that_breaks_sends_no_fill_elsewhere() {
+    let network = Network::new().await;
+    let states = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let one = network.edge("e1", states[0].path()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let between = format!("https://{}", listener.local_addr().unwrap());
+    let breaks = tokio::sync::watch::Sender::new(0);
+    let passing = tokio::spawn(pass_on(listener, one.ports().internal, breaks.subscribe()));
+    for node in &mut network.snapshot.lock().unwrap().nodes {
+        if let Some(addresses) = node.addresses.as_mut().filter(|_| node.id == "e1") {
+            addresses.internal_url = between.clone();
+        }
+    }
+    let two = network.edge("e2", states[1].path()).await;
+    let client = network.client(&two, true);
+    let whole = content(64 * 1024);
+    let urls: Vec<_> = (0..16).map(|number| format!("https://docs.test/{number}")).collect();
+    for (number, url) in urls.iter().enumerate() {
+        network.origin.put(SITE, &format!("/{number}"), &whole, &[]);
+        client.head(url).send().await.unwrap();
+    }
+    network.origin.slow.send_replace(true);
+    let breaking = async {
+        // Each fill has come as far as it can, by way of the other edge or not.
+        network.origin.asked.subscribe().wait_for(|asked| *asked == 16).await.unwrap();
+        breaks.send_modify(|count| *count += 1);
+        network.origin.slow.send_replace(false);
+    };
+    let reads = urls.iter().map(async |url| get(&client, url, &[]).await.bytes().await.unwrap());
+    let (bodies, ()) = futures::join!(futures::future::join_all(reads), breaking);
+    assert!(bodies.iter().all(|body| *body == whole));
+    assert_eq!(network.origin.chunks.load(Ordering::SeqCst), 16, "each chunk left the origin once");
+    assert!(two.fills().1 > 0, "the edges do share");
+    passing.abort();
+    one.stop().await;
+    two.stop().await;
+}
+
+/// An edge that has just joined knows of the others before they hear of it.
+#[tokio::test]
+async fn an_edge_that_is_not_known_yet_is_waited_for() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    let certificate = network.authority.issue(umbel_service::tls::NodeRole::Edge, "new");
+    let tls = umbel_service::tls::client(&network.authority.pem, Some(certificate)).unwrap();
+    let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+    let base = format!("https://{}", edge.ports().internal);
+    let (chunk, health) = (format!("{base}/v1/chunks/{SITE}/00/0"), format!("{base}/healthz"));
+    assert_eq!(get(&client, &health, &[]).await.status(), StatusCode::OK);
+    let joining = async {
+        // Asked after the chunk, on the same connection.
+        assert_eq!(get(&client, &health, &[]).await.status(), StatusCode::OK);
+        let node = umbel_wire::control::Node {
+            id: "new".into(),
+            role: umbel_wire::control::Role::Edge.into(),
+            ..Default::default()
+        };
+        network.snapshot.lock().unwrap().nodes.push(node);
+        network.publish();
+    };
+    let (answer, ()) = futures::join!(get(&client, &chunk, &[]), joining);
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "let in: the address is no good");
+    edge.stop().await;
+}
+
 #[tokio::test]
 async fn corrupt_chunks_are_never_served() {
     let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
@@ -219,6 +328,22 @@ async fn bad_requests_get_reasons() {
     assert_eq!(raw(&network, &edge, "docs.test", &longest).await, 414);
     assert_eq!(raw(&network, &edge, "other.test", "/x").await, 421);
     assert_eq!(raw(&network, &edge, "b@d", "/x").await, 400);
+    let many = |one: &str| vec![one; 5000].join(",");
+    for (name, value, expected) in [
+        ("range", format!("bytes={}", many("0-0")), StatusCode::OK),
+        ("range", format!("bytes={}", many("1-0")), StatusCode::OK),
+        ("range", "bytes=0-0,0-0,0-".into(), StatusCode::PARTIAL_CONTENT),
+        ("range", "bytes=99999999999999999999999-".into(), StatusCode::RANGE_NOT_SATISFIABLE),
+        ("range", "lines=0-0".into(), StatusCode::OK),
+        ("if-none-match", many("\"a\""), StatusCode::OK),
+        ("if-none-match", many("\""), StatusCode::OK),
+        ("if-modified-since", "yesterday".into(), StatusCode::OK),
+        ("if-range", "x".repeat(10_000), StatusCode::OK),
+    ] {
+        let response = get(&client, "https://docs.test/x", &[(name, &value)]).await;
+        assert_eq!(response.status(), expected, "{name}: {value:.40}");
+        assert!(response.bytes().await.unwrap().len() < 1000, "{name}: {value:.40}");
+    }
     let response = client.request(Method::POST, "https://docs.test/x").body("y").send().await.unwrap();
     assert_eq!((response.status(), field(&response, "allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD"));
     edge.stop().await;
@@ -256,6 +381,77 @@ async fn a_new_version_replaces_the_old_one_when_the_answer_is_too_old() {
     edge.stop().await;
 }
 
+#[tokio::test]
+async fn readers_of_a_hot_object_do_not_wait_for_a_slow_origin() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    for site in &mut network.snapshot.lock().unwrap().sites {
+        site.policy.as_mut().unwrap().lookup_ttl_ms = 1500;
+    }
+    let edge = network.edge("e1", state.path()).await;
+    network.origin.put(SITE, "/x", b"old", &[]);
+    let client = network.client(&edge, false);
+    let read = async || get(&client, "https://docs.test/x", &[]).await.text().await.unwrap();
+    assert_eq!(read().await, "old");
+    network.origin.put(SITE, "/x", b"new", &[]);
+    network.origin.slow.send_replace(true);
+    let asked = || network.origin.resolves.load(Ordering::SeqCst);
+    // The answer gets too old while it is read again and again; no reader is held up by the question that follows.
+    while asked() == 1 {
+        assert_eq!(read().await, "old");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(read().await, "old");
+    assert_eq!(asked(), 2, "and it is asked once");
+    network.origin.slow.send_replace(false);
+    while read().await == "old" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(asked(), 2, "the answer that was waited for came into force");
+    edge.stop().await;
+}
+
+/// The origin hangs: connections stand, nothing is ever answered.
+#[tokio::test]
+async fn an_origin_that_hangs_is_waited_for_once_and_not_by_the_readers_of_each_object() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    for site in &mut network.snapshot.lock().unwrap().sites {
+        site.policy.as_mut().unwrap().lookup_ttl_ms = 0;
+    }
+    let edge = network.edge("e1", state.path()).await;
+    let paths: Vec<_> = (0..30).map(|number| format!("/cached{number}")).collect();
+    let client = network.client(&edge, true);
+    let read = async |path: &str| get(&client, &format!("https://docs.test{path}"), &[]).await.text().await.unwrap();
+    for path in &paths {
+        network.origin.put(SITE, path, b"old", &[]);
+        assert_eq!(read(path).await, "old");
+    }
+    network.origin.slow.send_replace(true);
+    let all = async || {
+        for path in &paths {
+            assert_eq!(read(path).await, "old");
+        }
+    };
+    let limit = std::time::Duration::from_secs(20);
+    tokio::time::timeout(limit, all()).await.expect("2 seconds once, not 2 seconds for each");
+    edge.stop().await;
+    // What is known from the disk only, too.
+    let edge = network.edge("e1", state.path()).await;
+    let client = network.client(&edge, true);
+    let read = async |path: &str| get(&client, &format!("https://docs.test{path}"), &[]).await.text().await.unwrap();
+    let all = async || {
+        for path in &paths {
+            assert_eq!(read(path).await, "old");
+        }
+    };
+    tokio::time::timeout(limit, all()).await.expect("2 seconds once, not 2 seconds for each");
+    network.origin.put(SITE, &paths[0], b"new", &[]);
+    network.origin.slow.send_replace(false);
+    while read(&paths[0]).await == "old" {
+        tokio::task::yield_now().await;
+    }
+    edge.stop().await;
+}
+
 /// As far as this test reads a spool.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Record {
@@ -264,7 +460,7 @@ struct Record {
 }
 
 /// Requests and bytes that are written down, wherever the segments stand.
-fn spooled(state: &std::path::Path) -> (u64, u64) {
+pub fn spooled(state: &std::path::Path) -> (u64, u64) {
     let mut segments = std::collections::BTreeMap::new();
     for entry in std::fs::read_dir(state.join("spool")).unwrap().map(Result::unwrap) {
         let number = entry.file_name().to_str().unwrap().split('.').next().unwrap().to_owned();

@@ -77,7 +77,7 @@ fn past(prefix: &str) -> Vec<u8> {
 }
 
 /// What stands for `key` in a listing with a delimiter, if that is not the key itself.
-fn rolled_up<'a>(key: &'a str, prefix: &str, delimiter: &str) -> Option<&'a str> {
+pub(super) fn rolled_up<'a>(key: &'a str, prefix: &str, delimiter: &str) -> Option<&'a str> {
     if delimiter.is_empty() {
         return None;
     }
@@ -133,16 +133,16 @@ pub(super) async fn page(
 }
 
 /// How names are written in an answer.
-struct Spelling {
+pub(super) struct Spelling {
     url: bool,
 }
 
 impl Spelling {
-    fn of(encoding: Option<&EncodingType>) -> Self {
+    pub(super) fn of(encoding: Option<&EncodingType>) -> Self {
         Self { url: encoding.is_some_and(|kind| kind.as_str() == EncodingType::URL) }
     }
 
-    fn spell(&self, name: &str) -> String {
+    pub(super) fn spell(&self, name: &str) -> String {
         if self.url { utf8_percent_encode(name, URL).to_string() } else { name.to_owned() }
     }
 
@@ -157,12 +157,12 @@ impl Spelling {
         }
     }
 
-    fn prefixes(&self, prefixes: &[String]) -> Option<CommonPrefixList> {
+    pub(super) fn prefixes(&self, prefixes: &[String]) -> Option<CommonPrefixList> {
         let spelt = prefixes.iter().map(|prefix| CommonPrefix { prefix: Some(self.spell(prefix)) });
         (!prefixes.is_empty()).then(|| spelt.collect())
     }
 
-    fn optional(&self, name: Option<&String>) -> Option<String> {
+    pub(super) fn optional(&self, name: Option<&String>) -> Option<String> {
         name.map(|name| self.spell(name))
     }
 }
@@ -176,10 +176,19 @@ pub(super) fn page_size(asked: Option<i32>) -> S3Result<i32> {
     }
 }
 
+/// No key has a control character, and no XML could say what was asked for.
+pub(super) fn check_texts<const N: usize>(texts: [Option<&String>; N]) -> S3Result<()> {
+    if texts.into_iter().flatten().any(|text| text.contains(char::is_control)) {
+        return Err(s3_error!(InvalidArgument, "no key has a control character"));
+    }
+    Ok(())
+}
+
 impl Face {
     pub(super) async fn list_v2(&self, request: S3Request<ListObjectsV2Input>) -> S3Result<ListObjectsV2Output> {
         let input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
+        check_texts([&input.prefix, &input.delimiter, &input.start_after].map(Option::as_ref))?;
         let prefix = input.prefix.clone().unwrap_or_default();
         let after = match (&input.continuation_token, &input.start_after) {
             (Some(token), _) => After::from_token(token)
@@ -212,6 +221,7 @@ impl Face {
     pub(super) async fn list_v1(&self, request: S3Request<ListObjectsInput>) -> S3Result<ListObjectsOutput> {
         let input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
+        check_texts([&input.prefix, &input.delimiter, &input.marker].map(Option::as_ref))?;
         let prefix = input.prefix.clone().unwrap_or_default();
         let delimiter = input.delimiter.as_deref().unwrap_or_default();
         let after = After::from_marker(input.marker.clone(), &prefix, delimiter);
@@ -254,6 +264,12 @@ mod tests {
         check("a/", "a/", "/", None);
         check("a--b", "", "--", Some("a--"));
         check("a/b", "", "", None);
+    }
+
+    #[test]
+    fn texts_that_no_answer_could_repeat() {
+        let check = |text: &str| check_texts([None, Some(&text.to_owned())]).is_ok();
+        assert!(check("") && check("a/ü b") && !check("a\0") && !check("\u{1b}"));
     }
 
     #[test]

@@ -4,14 +4,15 @@ use s3s::{S3Request, S3Result, dto::*, s3_error};
 use tracing::warn;
 
 use super::{
-    Face, answer, list,
-    wish::{self, Fields, ReadConditions, expected, fields},
+    Face, answer,
+    list::{self, Spelling},
+    wish::{self, Fields, ReadConditions, expected, fields, source_conditions},
 };
 use crate::{
     intake::Expected,
     site::Site,
     store::{Condition, found},
-    uploads::{self, MAX_PART, MAX_PART_NUMBER, PartName, Plan, Upload, UploadError},
+    uploads::{self, MAX_PART, MAX_PART_NUMBER, Meta, PartName, Plan, Upload, UploadError},
     version::{Shelf, Terms, body_of},
 };
 
@@ -26,9 +27,7 @@ impl Face {
     ) -> S3Result<CreateMultipartUploadOutput> {
         let mut input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
-        if input.sse_customer_key.is_some() {
-            return Err(s3_error!(NotImplemented, "content is always encrypted, but not with keys of clients"));
-        }
+        wish::no_client_key(input.sse_customer_key.as_ref())?;
         let label = wish::label(&input.key, fields!(input), input.metadata.take())?;
         let id = Upload::begin(&self.shelf.store, &site, label).await.map_err(answer::store)?;
         Ok(CreateMultipartUploadOutput {
@@ -46,9 +45,7 @@ impl Face {
     pub(super) async fn put_part(&self, request: S3Request<UploadPartInput>) -> S3Result<UploadPartOutput> {
         let mut input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
-        if input.sse_customer_key.is_some() {
-            return Err(s3_error!(NotImplemented, "content is always encrypted, but not with keys of clients"));
-        }
+        wish::no_client_key(input.sse_customer_key.as_ref())?;
         let number = part_number(input.part_number)?;
         let upload = self.upload(&site, &input.upload_id, &input.key).await?;
         let terms = wish::terms(Condition::Always, expected!(input), &request.headers, request.trailing_headers);
@@ -63,17 +60,16 @@ impl Face {
         let site = self.site(credentials, &input.bucket)?;
         let number = part_number(input.part_number)?;
         let upload = self.upload(&site, &input.upload_id, &input.key).await?;
-        let conditions = ReadConditions {
-            if_match: input.copy_source_if_match.take(),
-            if_none_match: input.copy_source_if_none_match.take(),
-            if_modified_since: input.copy_source_if_modified_since.take(),
-            if_unmodified_since: input.copy_source_if_unmodified_since.take(),
-        };
+        let conditions = source_conditions!(input);
         let (from, head) = self.source(credentials, &input.copy_source, conditions).await?;
         let range = match &input.copy_source_range {
             None => 0..head.length,
             Some(text) => {
                 let range = Range::parse(text).map_err(|_| s3_error!(InvalidArgument, "not a range of bytes"))?;
+                // A part is what was asked for or nothing: the client has counted on its length.
+                if matches!(range, Range::Int { last: Some(last), .. } if last >= head.length) {
+                    return Err(s3_error!(InvalidRange));
+                }
                 range.check(head.length).map_err(|_| s3_error!(InvalidRange))?
             }
         };
@@ -112,13 +108,7 @@ impl Face {
         if input.mpu_object_size.is_some_and(|size| u64::try_from(size) != Ok(plan.length)) {
             return Err(s3_error!(InvalidRequest, "the parts are not as large as x-amz-mp-object-size says"));
         }
-        let output = CompleteMultipartUploadOutput {
-            location: Some(format!("/{}/{}", input.bucket, input.key)),
-            e_tag: Some(ETag::Strong(plan.etag.clone())),
-            bucket: Some(input.bucket),
-            key: Some(input.key),
-            ..CompleteMultipartUploadOutput::default()
-        };
+        let output = completed(input.bucket, input.key, plan.etag.clone());
         if plan.length <= SLOW {
             return complete(self.shelf.clone(), site, upload, plan, condition, output).await;
         }
@@ -139,13 +129,7 @@ impl Face {
         if head.is_none_or(|head| head.etag != etag) {
             return Err(s3_error!(NoSuchUpload));
         }
-        Ok(CompleteMultipartUploadOutput {
-            location: Some(format!("/{bucket}/{key}")),
-            e_tag: Some(ETag::Strong(etag)),
-            bucket: Some(bucket),
-            key: Some(key),
-            ..CompleteMultipartUploadOutput::default()
-        })
+        Ok(completed(bucket, key, etag))
     }
 
     pub(super) async fn abort_upload(
@@ -188,30 +172,73 @@ impl Face {
     ) -> S3Result<ListMultipartUploadsOutput> {
         let input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
+        let texts = [&input.prefix, &input.delimiter, &input.key_marker];
+        list::check_texts(texts.map(Option::as_ref))?;
         let most = list::page_size(input.max_uploads)?;
         let prefix = input.prefix.as_deref().unwrap_or_default();
+        let delimiter = input.delimiter.as_deref().unwrap_or_default();
         let marker = (input.key_marker.as_deref().unwrap_or_default(), input.upload_id_marker.as_deref());
         let all = uploads::going_on(&self.shelf.store, &site).await.map_err(answer::store)?;
-        let behind_id = all.iter().position(|(meta, id)| meta.key == marker.0 && Some(id.as_str()) == marker.1);
-        let behind =
-            behind_id.map_or_else(|| all.partition_point(|(meta, _)| meta.key.as_str() <= marker.0), |at| at + 1);
-        let mut rest = all[behind..].iter().filter(|(meta, _)| meta.key.starts_with(prefix));
-        let page: Vec<_> = rest.by_ref().take(most.unsigned_abs() as usize).collect();
-        let truncated = rest.next().is_some();
-        let last = page.last().filter(|_| truncated);
+        let page = page(&all, prefix, delimiter, marker, most.unsigned_abs() as usize);
+        let spelling = Spelling::of(input.encoding_type.as_ref());
+        let (next_key, next_id) = page.next.filter(|_| page.truncated).unzip();
+        let going_on = page.uploads.iter().map(|(meta, id)| upload(spelling.spell(&meta.key), meta.begun_ms, id));
         Ok(ListMultipartUploadsOutput {
-            next_key_marker: last.map(|(meta, _)| meta.key.clone()),
-            next_upload_id_marker: last.map(|(_, id)| id.clone()),
-            is_truncated: Some(truncated),
+            next_key_marker: next_key.map(|key| spelling.spell(key)),
+            next_upload_id_marker: next_id.flatten().map(str::to_owned),
+            is_truncated: Some(page.truncated),
             max_uploads: Some(most),
-            uploads: Some(page.into_iter().map(|(meta, id)| upload(&meta.key, meta.begun_ms, id)).collect()),
+            uploads: Some(going_on.collect()),
+            common_prefixes: spelling.prefixes(&page.prefixes),
+            prefix: spelling.optional(input.prefix.as_ref()),
+            delimiter: spelling.optional(input.delimiter.as_ref()),
+            key_marker: spelling.optional(input.key_marker.as_ref()),
             bucket: Some(input.bucket),
-            prefix: input.prefix,
-            key_marker: input.key_marker,
             upload_id_marker: input.upload_id_marker,
+            encoding_type: input.encoding_type,
             ..ListMultipartUploadsOutput::default()
         })
     }
+}
+
+/// One page of uploads that are going on.
+#[derive(Debug, Default)]
+struct Page<'a> {
+    uploads: Vec<&'a (Meta, String)>,
+    prefixes: Vec<String>,
+    /// The last key or prefix of this page, and the upload's id.
+    next: Option<(&'a str, Option<&'a str>)>,
+    truncated: bool,
+}
+
+/// At most `most` of `all`, which are in order, behind `marker`: a key or what was rolled up, and perhaps the id of an upload.
+fn page<'a>(
+    all: &'a [(Meta, String)],
+    prefix: &str,
+    delimiter: &str,
+    marker: (&str, Option<&str>),
+    most: usize,
+) -> Page<'a> {
+    let behind_id = all.iter().position(|(meta, id)| meta.key == marker.0 && Some(id.as_str()) == marker.1);
+    let behind = behind_id.map_or_else(|| all.partition_point(|(meta, _)| meta.key.as_str() <= marker.0), |at| at + 1);
+    let mut page = Page::default();
+    for entry in all[behind..].iter().filter(|(meta, _)| most > 0 && meta.key.starts_with(prefix)) {
+        let rolled = list::rolled_up(&entry.0.key, prefix, delimiter);
+        let last = page.prefixes.last().map_or(marker.0, String::as_str);
+        if rolled.is_some_and(|rolled| rolled == last) {
+            continue;
+        }
+        if page.uploads.len() + page.prefixes.len() == most {
+            page.truncated = true;
+            break;
+        }
+        page.next = Some(rolled.map_or((&entry.0.key, Some(&entry.1)), |rolled| (rolled, None)));
+        match rolled {
+            Some(rolled) => page.prefixes.push(rolled.to_owned()),
+            None => page.uploads.push(entry),
+        }
+    }
+    page
 }
 
 async fn complete(
@@ -229,6 +256,16 @@ async fn complete(
         warn!(error = &error as &dyn std::error::Error, "parts of a completed upload stay until they are old");
     }
     Ok(output)
+}
+
+fn completed(bucket: String, key: String, etag: String) -> CompleteMultipartUploadOutput {
+    CompleteMultipartUploadOutput {
+        location: Some(format!("/{bucket}/{key}")),
+        e_tag: Some(ETag::Strong(etag)),
+        bucket: Some(bucket),
+        key: Some(key),
+        ..CompleteMultipartUploadOutput::default()
+    }
 }
 
 fn part_number(number: PartNumber) -> S3Result<u32> {
@@ -259,12 +296,52 @@ fn part(part: &PartName) -> Part {
     }
 }
 
-fn upload(key: &str, begun_ms: u64, id: &str) -> MultipartUpload {
+fn upload(key: String, begun_ms: u64, id: &str) -> MultipartUpload {
     MultipartUpload {
-        key: Some(key.to_owned()),
+        key: Some(key),
         upload_id: Some(id.to_owned()),
         initiated: Some(wish::modified(begun_ms)),
         storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
         ..MultipartUpload::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_uploads_meet_each_once() {
+        let keys = ["a", "b/1", "b/2", "b/2", "b/3", "c/", "c/x/1", "d"];
+        let all: Vec<_> = keys
+            .iter()
+            .enumerate()
+            .map(|(number, key)| {
+                let mut meta = Meta::default();
+                (*key).clone_into(&mut meta.key);
+                (meta, number.to_string())
+            })
+            .collect();
+        let check = |prefix: &str, delimiter: &str, expected: &[&str]| {
+            for most in 1..10 {
+                let (mut seen, mut marker) = (Vec::new(), (String::new(), None));
+                loop {
+                    let page = page(&all, prefix, delimiter, (&marker.0, marker.1.as_deref()), most);
+                    assert!(page.uploads.len() + page.prefixes.len() <= most);
+                    seen.extend(page.uploads.iter().map(|(meta, id)| format!("{} {id}", meta.key)));
+                    seen.extend(page.prefixes);
+                    let Some((key, id)) = page.next.filter(|_| page.truncated) else { break };
+                    marker = (key.to_owned(), id.map(str::to_owned));
+                }
+                seen.sort();
+                assert_eq!(seen, expected, "{prefix} {delimiter} by {most}");
+            }
+        };
+        check("", "/", &["a 0", "b/", "c/", "d 7"]);
+        check("b/", "/", &["b/1 1", "b/2 2", "b/2 3", "b/3 4"]);
+        check("c", "/", &["c/"]);
+        check("c/", "/", &["c/ 5", "c/x/"]);
+        check("b", "", &["b/1 1", "b/2 2", "b/2 3", "b/3 4"]);
+        assert!(!page(&all, "", "", ("", None), 0).truncated);
     }
 }

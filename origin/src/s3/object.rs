@@ -9,7 +9,7 @@ use s3s::{Body, S3Request, S3Result, dto::*, s3_error};
 
 use super::{
     Face, answer,
-    wish::{self, Fields, ReadConditions, expected, fields},
+    wish::{self, Fields, ReadConditions, expected, fields, source_conditions},
 };
 use crate::{
     intake::Expected,
@@ -24,13 +24,56 @@ const MAX_DELETES: usize = 1_000;
 /// Deletes of one request that run at once.
 const DELETES: usize = 16;
 
+/// What GetObject and HeadObject ask alike.
+struct Read {
+    key: ObjectKey,
+    conditions: ReadConditions,
+    range: Option<s3s::dto::Range>,
+    part_number: Option<PartNumber>,
+}
+
+/// Takes it out of the input of either.
+macro_rules! read {
+    ($input:expr) => {
+        Read {
+            key: $input.key,
+            conditions: ReadConditions {
+                if_match: $input.if_match,
+                if_none_match: $input.if_none_match,
+                if_modified_since: $input.if_modified_since,
+                if_unmodified_since: $input.if_unmodified_since,
+            },
+            range: $input.range,
+            part_number: $input.part_number,
+        }
+    };
+}
+
+/// What both answer alike.
+macro_rules! described {
+    ($output:ident, $head:expr, $bytes:expr, $range:expr) => {
+        $output {
+            accept_ranges: Some("bytes".into()),
+            content_length: Some(wish::size($bytes.end - $bytes.start)),
+            content_range: $range.map(|range| content_range(&range, &$head)),
+            content_type: Some($head.media_type.clone()),
+            cache_control: $head.fields.get("cache-control").cloned(),
+            content_disposition: $head.fields.get("content-disposition").cloned(),
+            content_encoding: $head.fields.get("content-encoding").cloned(),
+            content_language: $head.fields.get("content-language").cloned(),
+            e_tag: Some(wish::etag(&$head)),
+            last_modified: Some(wish::modified($head.modified_ms)),
+            metadata: metadata(&$head),
+            ..$output::default()
+        }
+    };
+}
+
 impl Face {
     pub(super) async fn put(&self, request: S3Request<PutObjectInput>) -> S3Result<PutObjectOutput> {
         let mut input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
-        if input.sse_customer_key.is_some() {
-            return Err(s3_error!(NotImplemented, "content is always encrypted, but not with keys of clients"));
-        }
+        wish::no_client_key(input.sse_customer_key.as_ref())?;
         if input.write_offset_bytes.is_some() {
             return Err(s3_error!(NotImplemented, "objects are replaced as a whole"));
         }
@@ -51,32 +94,18 @@ impl Face {
     pub(super) async fn get(&self, request: S3Request<GetObjectInput>) -> S3Result<GetObjectOutput> {
         let input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
-        let head = self.found(&site, &input.key).await?;
-        let conditions = ReadConditions {
-            if_match: input.if_match,
-            if_none_match: input.if_none_match,
-            if_modified_since: input.if_modified_since,
-            if_unmodified_since: input.if_unmodified_since,
-        };
-        conditions.check(&head, wish::not_modified)?;
-        let range = wanted(&head, input.range, input.part_number)?;
-        let bytes = range.clone().unwrap_or(0..head.length);
+        let (head, bytes, range) = self.read(&site, read!(input)).await?;
         let body = self.plaintext(&site, &head, bytes.clone())?;
-        Ok(GetObjectOutput {
-            accept_ranges: Some("bytes".into()),
-            body: Some(body),
-            content_length: Some(wish::size(bytes.end - bytes.start)),
-            content_range: range.map(|range| content_range(&range, &head)),
-            content_type: Some(head.media_type.clone()),
-            cache_control: head.fields.get("cache-control").cloned(),
-            content_disposition: head.fields.get("content-disposition").cloned(),
-            content_encoding: head.fields.get("content-encoding").cloned(),
-            content_language: head.fields.get("content-language").cloned(),
-            e_tag: Some(wish::etag(&head)),
-            last_modified: Some(wish::modified(head.modified_ms)),
-            metadata: metadata(&head),
-            ..GetObjectOutput::default()
-        })
+        Ok(GetObjectOutput { body: Some(body), ..described!(GetObjectOutput, head, bytes, range) })
+    }
+
+    /// What a read is of, if its conditions hold: all that is known of the object, the bytes, and the range if one was asked for.
+    async fn read(&self, site: &Site, read: Read) -> S3Result<(Head, Range<u64>, Option<Range<u64>>)> {
+        let head = self.found(site, &read.key).await?;
+        read.conditions.check(&head, wish::not_modified)?;
+        let range = wanted(&head, read.range, read.part_number)?;
+        let bytes = range.clone().unwrap_or(0..head.length);
+        Ok((head, bytes, range))
     }
 
     fn plaintext(&self, site: &Site, head: &Head, range: Range<u64>) -> S3Result<StreamingBlob> {
@@ -93,30 +122,8 @@ impl Face {
     pub(super) async fn describe(&self, request: S3Request<HeadObjectInput>) -> S3Result<HeadObjectOutput> {
         let input = request.input;
         let site = self.site(request.credentials.as_ref(), &input.bucket)?;
-        let head = self.found(&site, &input.key).await?;
-        let conditions = ReadConditions {
-            if_match: input.if_match,
-            if_none_match: input.if_none_match,
-            if_modified_since: input.if_modified_since,
-            if_unmodified_since: input.if_unmodified_since,
-        };
-        conditions.check(&head, wish::not_modified)?;
-        let range = wanted(&head, input.range, input.part_number)?;
-        let bytes = range.clone().unwrap_or(0..head.length);
-        Ok(HeadObjectOutput {
-            accept_ranges: Some("bytes".into()),
-            content_length: Some(wish::size(bytes.end - bytes.start)),
-            content_range: range.map(|range| content_range(&range, &head)),
-            content_type: Some(head.media_type.clone()),
-            cache_control: head.fields.get("cache-control").cloned(),
-            content_disposition: head.fields.get("content-disposition").cloned(),
-            content_encoding: head.fields.get("content-encoding").cloned(),
-            content_language: head.fields.get("content-language").cloned(),
-            e_tag: Some(wish::etag(&head)),
-            last_modified: Some(wish::modified(head.modified_ms)),
-            metadata: metadata(&head),
-            ..HeadObjectOutput::default()
-        })
+        let (head, bytes, range) = self.read(&site, read!(input)).await?;
+        Ok(described!(HeadObjectOutput, head, bytes, range))
     }
 
     /// What a copy reads, if its conditions hold.
@@ -138,12 +145,7 @@ impl Face {
         let mut input = request.input;
         let credentials = request.credentials.as_ref();
         let site = self.site(credentials, &input.bucket)?;
-        let conditions = ReadConditions {
-            if_match: input.copy_source_if_match.take(),
-            if_none_match: input.copy_source_if_none_match.take(),
-            if_modified_since: input.copy_source_if_modified_since.take(),
-            if_unmodified_since: input.copy_source_if_unmodified_since.take(),
-        };
+        let conditions = source_conditions!(input);
         let (from, head) = self.source(credentials, &input.copy_source, conditions).await?;
         let replace =
             input.metadata_directive.as_ref().is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
@@ -199,6 +201,11 @@ impl Face {
         let quiet = input.delete.quiet.unwrap_or(false);
         let deletes = input.delete.objects.into_iter().map(|object| async {
             let condition = object.e_tag.map_or(Condition::Always, |etag| Condition::Etag(etag.into_value()));
+            if object.key.contains(char::is_control) {
+                // No XML could name it.
+                let named = object.key.replace(char::is_control, "\u{fffd}");
+                return (named, Err(s3_error!(InvalidArgument, "no key has a control character")));
+            }
             let result = self.remove(&site, &object.key, &condition).await;
             (object.key, result)
         });

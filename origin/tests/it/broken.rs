@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use reqwest::StatusCode;
 use rusty_s3::S3Action;
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
+use umbel_service::installation::Installation;
+use umbel_wire::control::{Change, ConfigEvent, Snapshot, config_event::Event};
 
-use crate::world::{World, noise, provider};
+use crate::world::{FOREIGN_SITE, SITE, World, foreigner, noise, provider};
 
 /// Files that are not of the object that was there before.
 fn new_files(world: &World, before: &BTreeSet<String>) -> Vec<String> {
@@ -100,6 +102,54 @@ async fn only_one_of_many_creators_wins() {
 }
 
 #[tokio::test]
+async fn only_what_is_said_to_be_deleted_is_swept() {
+    let world = World::plain().await;
+    let (hasty, installation) = world.beside_told().await;
+    let tell = |version: u64, event| {
+        let mut next = Installation::clone(&installation.borrow());
+        next.apply(ConfigEvent { version, event: Some(event) });
+        installation.send_replace(Arc::new(next));
+    };
+    let blobs = || (world.files(&format!("blobs/{SITE}")).len(), world.files(&format!("blobs/{FOREIGN_SITE}")).len());
+    let known = Snapshot { sites: installation.borrow().sites.values().cloned().collect(), ..Snapshot::default() };
+    world.stored("a", b"a").await;
+    world.stored("b/c", b"c").await;
+    let bucket = world.bucket("films");
+    let begin = bucket.create_multipart_upload(Some(&provider()), "d").sign(Duration::from_secs(60));
+    assert_eq!(world.http.post(begin).send().await.unwrap().status(), StatusCode::OK);
+    let foreign = world.bucket("foreign").put_object(Some(&foreigner()), "a").sign(Duration::from_secs(60));
+    assert_eq!(world.http.put(foreign).body("a").send().await.unwrap().status(), StatusCode::OK);
+    let sweep = async || {
+        hasty.sweep().await.unwrap();
+        hasty.sweep().await.unwrap();
+    };
+
+    // The control plane has lost its database, or was never there.
+    tell(2, Event::Snapshot(Snapshot::default()));
+    sweep().await;
+    assert_eq!(blobs(), (2, 1));
+    // Deleted, but the mark is not due; then its database is restored from before.
+    let deleted = || Event::Change(Change { removed_sites: vec![SITE.into()], ..Change::default() });
+    tell(3, Event::Snapshot(known.clone()));
+    tell(4, deleted());
+    hasty.sweep().await.unwrap();
+    assert_eq!((blobs(), world.files("deleted").len()), ((2, 1), 1));
+    tell(5, Event::Snapshot(known));
+    sweep().await;
+    assert_eq!((blobs(), world.files("deleted").len()), ((2, 1), 0));
+    // Deleted for good.
+    tell(6, deleted());
+    sweep().await;
+    assert_eq!((blobs(), world.files("deleted").len()), ((0, 1), 0));
+    let left: Vec<_> = world.files("").into_iter().filter(|file| file.contains(SITE)).collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    world.shutdown.cancel();
+    hasty.wait().await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn sweeping_removes_what_was_replaced_and_nothing_else() {
     let world = World::plain().await;
     for body in ["one", "two", "three"] {
@@ -112,7 +162,6 @@ async fn sweeping_removes_what_was_replaced_and_nothing_else() {
     world.origin.sweep().await.unwrap();
     assert_eq!(world.files("blobs").len(), 5, "too early");
     let hasty = world.beside().await;
-    tokio::time::sleep(Duration::from_millis(5)).await;
     hasty.sweep().await.unwrap();
     assert_eq!((world.files("blobs").len(), world.files("versions").len(), world.files("replaced").len()), (2, 2, 0));
     assert_eq!(world.content("a").await, b"three");

@@ -100,7 +100,6 @@ async fn a_replaced_version_is_finished_by_its_readers() {
     assert_eq!(edge.resolve("/other", &[], version.as_bytes()).await, Err(Code::NotFound));
 
     let hasty = world.beside().await;
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     hasty.sweep().await.unwrap();
     assert_eq!(edge.chunk(&format!("/v1/chunks/{SITE}/{version}/0")).await.0, StatusCode::NOT_FOUND);
     assert_eq!(edge.resolve("/film", &[], version.as_bytes()).await, Err(Code::NotFound));

@@ -5,6 +5,9 @@
 mod awscli;
 mod broken;
 mod edges;
+mod labels;
 mod objects;
 mod others;
+mod pull;
+mod refusals;
 mod world;

@@ -38,7 +38,7 @@ pub(crate) struct Ca {
 }
 
 impl Ca {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // OpenSSL takes a certificate whose issuer has the same name for one that signed itself.
@@ -58,6 +58,13 @@ impl Ca {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Arc::new(LiveCertificate::from_pem(&certificate.pem(), &key.serialize_pem()).unwrap())
     }
+}
+
+/// What an origin knows of, with this site besides.
+pub(crate) fn with_site(site: Site) -> Arc<Installation> {
+    let mut installation = installation();
+    installation.sites.insert(site.id.clone(), site);
+    Arc::new(installation)
 }
 
 pub(crate) fn site_key() -> VerifyingKey {
@@ -93,7 +100,8 @@ fn config(folder: &TempDir, plain: bool) -> Config {
     let text = format!(
         "state = \"{0}\"\nstore = \"file://{0}/store\"\ns3_plain = {plain}\ns3_listen = \"127.0.0.1:0\"\n\
          internal_listen = \"127.0.0.1:0\"\nops_listen = \"127.0.0.1:0\"\ns3_url = \"{scheme}://localhost\"\n\
-         internal_url = \"https://localhost\"\nreplaced_versions_kept = \"0s\"\n",
+         internal_url = \"https://localhost\"\nreplaced_versions_kept = \"0s\"\n\
+         deleted_sites_kept = \"0s\"\n",
         folder.path().display()
     );
     let mut settings = Settings::parse("test", &text, "UMBEL_TEST", []);
@@ -119,6 +127,7 @@ impl World {
         let config = Config {
             // Only the test itself sweeps.
             replaced_versions_kept: Duration::from_secs(3600),
+            deleted_sites_kept: Duration::from_secs(3600),
             ..config(&folder, plain)
         };
         let (origin, _) = Self::origin(&config, &ca, shutdown.clone()).await;
@@ -137,9 +146,24 @@ impl World {
         (Origin::start(config, store, identity, receiver, shutdown).await.unwrap(), sender)
     }
 
+    /// Another origin, which is set up like this.
+    pub(crate) async fn beside_with(
+        &self,
+        tune: impl FnOnce(&mut Config),
+    ) -> (Origin, watch::Sender<Arc<Installation>>) {
+        let mut config = config(&self.folder, self.plain);
+        tune(&mut config);
+        Self::origin(&config, &self.ca, self.shutdown.clone()).await
+    }
+
     /// Another origin on the same store, that keeps nothing for long.
     pub(crate) async fn beside(&self) -> Origin {
-        Self::origin(&config(&self.folder, self.plain), &self.ca, self.shutdown.clone()).await.0
+        self.beside_told().await.0
+    }
+
+    /// As [`World::beside`], with what tells it of the installation.
+    pub(crate) async fn beside_told(&self) -> (Origin, watch::Sender<Arc<Installation>>) {
+        Self::origin(&config(&self.folder, self.plain), &self.ca, self.shutdown.clone()).await
     }
 
     pub(crate) fn store_folder(&self) -> PathBuf {
@@ -194,7 +218,20 @@ impl World {
     }
 
     pub(crate) async fn try_run(&self, program: &str, arguments: &[&str]) -> (bool, String, String) {
-        let output = tokio::process::Command::new(program)
+        let output = self.output(program, arguments).await;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    }
+
+    /// What a client writes, as bytes.
+    pub(crate) async fn bytes(&self, program: &str, arguments: &[&str]) -> Vec<u8> {
+        let output = self.output(program, arguments).await;
+        assert!(output.status.success(), "{program} {arguments:?}\n{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    async fn output(&self, program: &str, arguments: &[&str]) -> std::process::Output {
+        tokio::process::Command::new(program)
             .args(arguments)
             .env_remove("AWS_CA_BUNDLE")
             .envs(self.environment(program))
@@ -203,9 +240,7 @@ impl World {
             .kill_on_drop(true)
             .output()
             .await
-            .unwrap_or_else(|error| panic!("{program}: {error}; `make test-deps` installs it"));
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        (output.status.success(), text(output.stdout), text(output.stderr))
+            .unwrap_or_else(|error| panic!("{program}: {error}; `make test-deps` installs it"))
     }
 
     fn environment(&self, program: &str) -> BTreeMap<String, String> {

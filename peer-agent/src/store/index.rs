@@ -1,13 +1,13 @@
 //! The index in redb: versions, which of their chunks are held, and what each ticket is owed.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use umbel_content::{ChunkSet, Manifest, ManifestId, SignedManifest, VerifyingKey, proto};
 
-use super::{Blobs, IndexFault, StoreError, Tickets, Versions, new_version};
+use super::{Accounts, Blobs, IndexFault, Shelf, StoreError, new_version};
 
 /// Manifest id -> [`VersionRecord`].
 const VERSIONS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("versions");
@@ -56,6 +56,13 @@ pub(crate) struct TicketAccount {
     pub(crate) acknowledged: u64,
 }
 
+impl TicketAccount {
+    /// An edge has taken a receipt for all of it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.bytes <= self.acknowledged
+    }
+}
+
 fn fault<T, E: Into<redb::Error>>(result: Result<T, E>) -> Result<T, StoreError> {
     result.map_err(|error| IndexFault(error).into())
 }
@@ -82,10 +89,10 @@ impl Index {
     }
 
     /// Everything, as it was when the last agent stopped or died. Versions whose file or manifest is gone are left out.
-    pub(super) fn load(&self, blobs: &Blobs) -> Result<(Versions, Tickets), StoreError> {
+    pub(super) fn load(&self, blobs: &Blobs) -> Result<(Shelf, Accounts), StoreError> {
         let read = fault(self.0.begin_read())?;
         let held = fault(read.open_table(HELD))?;
-        let mut versions = HashMap::new();
+        let mut shelf = Shelf::default();
         for row in fault(fault(read.open_table(VERSIONS))?.iter())? {
             let (id, record) = fault(row)?;
             let id = ManifestId::from_bytes(*id.value());
@@ -94,22 +101,22 @@ impl Index {
             let bitmap = fault(held.get(id.as_bytes()))?;
             let bitmap = bitmap.as_ref().filter(|_| blobs.exists(&id)).map(|bitmap| bitmap.value());
             let held = ChunkSet::from_bitmap(manifest.layout().chunks(), bitmap.unwrap_or_default()).ok();
-            versions.insert(id, Arc::new(new_version(&record, manifest, held)));
+            shelf.insert(Arc::new(new_version(&record, manifest, held)));
         }
-        Ok((versions, self.load_tickets()?))
+        Ok((shelf, self.load_accounts()?))
     }
 
-    fn load_tickets(&self) -> Result<Tickets, StoreError> {
+    fn load_accounts(&self) -> Result<Accounts, StoreError> {
         let read = fault(self.0.begin_read())?;
         let credits = fault(read.open_table(CREDITS))?;
-        let mut tickets = HashMap::new();
+        let mut accounts = Accounts::default();
         for row in fault(fault(read.open_table(TICKETS))?.iter())? {
             let (id, ticket) = fault(row)?;
             let (id, (text, expires)) = (*id.value(), ticket.value());
             let (bytes, acknowledged) = fault(credits.get(&id))?.map_or((0, 0), |credit| credit.value());
-            tickets.insert(id, TicketAccount { id, text: text.into(), expires, bytes, acknowledged });
+            accounts.put(TicketAccount { id, text: text.into(), expires, bytes, acknowledged });
         }
-        Ok(tickets)
+        Ok(accounts)
     }
 }
 

@@ -114,7 +114,7 @@ async fn the_quota_makes_room_by_age_and_never_takes_what_is_in_use() {
         let lease = store.adopt(sample.record.clone(), sample.manifest.clone()).await.unwrap();
         write(&store, &lease, sample, 0, 1).await;
     }
-    let _in_use = Lease::on(&store.version(&samples[0].manifest.id()).unwrap());
+    let _in_use = store.adopt(samples[0].record.clone(), samples[0].manifest.clone()).await.unwrap();
     let lease = store.adopt(samples[3].record.clone(), samples[3].manifest.clone()).await.unwrap();
     write(&store, &lease, &samples[3], 0, 1).await;
     let held: Vec<bool> = samples.iter().map(|sample| store.version(&sample.manifest.id()).is_some()).collect();
@@ -170,5 +170,92 @@ async fn a_state_folder_serves_one_agent() {
     let state = tempfile::tempdir().unwrap();
     let store = Store::open(state.path(), 1).unwrap();
     assert!(matches!(Store::open(state.path(), 1), Err(StoreError::InUse)));
+    store.close().await;
+}
+
+fn ticket_until(number: u8, expires: u64) -> Arc<TicketText> {
+    Arc::new(TicketText { expires, ..ticket(number).as_ref().clone() })
+}
+
+#[tokio::test]
+async fn settled_tickets_are_forgotten_when_they_are_long_over_and_owed_ones_never() {
+    let state = tempfile::tempdir().unwrap();
+    let sample = sample(1, 6 * CHUNK as usize);
+    let store = Store::open(state.path(), u64::MAX).unwrap();
+    let lease = store.adopt(sample.record.clone(), sample.manifest.clone()).await.unwrap();
+    let now = unix_now();
+    for (chunk, expires) in [(0, 1), (1, 1), (2, now), (3, u64::MAX)] {
+        let sealed = sample.sealed[chunk as usize].clone().into();
+        let (version, ticket) = (lease.0.clone(), ticket_until(chunk, expires));
+        let arrival = Arrival { version, chunk: ChunkIndex::new(chunk.into()), sealed, ticket };
+        assert!(store.write(arrival).await.unwrap());
+    }
+    let taken = [0, 2, 3].map(|number| ([number; 16], u64::from(CHUNK)));
+    store.acknowledge(taken.to_vec()).await.unwrap();
+    // Each is answered after the commit of what was queued before it.
+    assert!(write(&store, &lease, &sample, 4, 9).await);
+    store.send(Command::Prune(now)).await.unwrap();
+    assert!(write(&store, &lease, &sample, 5, 9).await);
+    let known = |store: &Store| [0, 1, 2, 3].map(|number| store.account(&[number; 16]).is_some());
+    assert_eq!(known(&store), [false, true, true, true]);
+    assert_eq!(owed(&store), [(1, u64::from(CHUNK), 0), (9, u64::from(CHUNK) * 2, 0)]);
+    assert_eq!(store.owed_count(), 2);
+    store.acknowledge(vec![([1; 16], u64::from(CHUNK))]).await.unwrap();
+    drop(lease);
+    store.close().await;
+    drop(store);
+    let store = Store::open(state.path(), u64::MAX).unwrap();
+    assert_eq!(known(&store), [false, false, true, true], "opening prunes");
+    store.close().await;
+    drop(store);
+    let store = Store::open(state.path(), u64::MAX).unwrap();
+    assert_eq!(known(&store), [false, false, true, true], "on disk, too");
+    store.close().await;
+}
+
+/// The totals as they would be if they were added up anew.
+fn check_totals(store: &Store, after: &str) {
+    let versions = store.versions();
+    let held = |version: &Arc<Version>| -> u64 {
+        version.held().iter().filter_map(|chunk| version.manifest.layout().sealed_len(chunk)).map(u64::from).sum()
+    };
+    assert_eq!(store.disk().0, versions.iter().map(held).sum::<u64>(), "{after}");
+    let (busy, idle): (Vec<_>, Vec<_>) = versions.iter().partition(|version| version.in_use());
+    let reserved: u64 = busy.iter().map(|version| version.manifest.layout().sealed_length()).sum();
+    assert_eq!(store.shared.shelf().reserved(), (reserved, idle.into_iter().map(held).sum()), "{after}");
+}
+
+#[tokio::test]
+async fn running_totals_are_what_adding_up_gives() {
+    let state = tempfile::tempdir().unwrap();
+    let [one, other] = [1, 2].map(|number| sample(number, 2 * CHUNK as usize));
+    let store = Store::open(state.path(), u64::MAX).unwrap();
+    assert!(!store.holds_path("/object"));
+    let lease = store.adopt(one.record.clone(), one.manifest.clone()).await.unwrap();
+    check_totals(&store, "adopted");
+    assert!(!store.holds_path("/object"), "nothing of it yet");
+    write(&store, &lease, &one, 0, 1).await;
+    check_totals(&store, "written");
+    assert!(store.holds_path("/object"));
+    let again = lease.clone();
+    drop(lease);
+    check_totals(&store, "cloned");
+    let version = again.0.clone();
+    drop(again);
+    check_totals(&store, "idle");
+    let late = Arrival { version, chunk: ChunkIndex::new(1), sealed: one.sealed[1].clone().into(), ticket: ticket(1) };
+    assert!(store.write(late).await.unwrap());
+    check_totals(&store, "written when nobody used it any more");
+    let lease = store.adopt(other.record.clone(), other.manifest.clone()).await.unwrap();
+    write(&store, &lease, &other, 0, 1).await;
+    drop(lease);
+    std::fs::remove_dir_all(state.path().join("chunks")).unwrap();
+    let version = store.version(&one.manifest.id()).unwrap();
+    assert!(store.read(&version, ChunkIndex::new(0)).is_err());
+    check_totals(&store, "damaged");
+    assert_eq!(store.flush().await.unwrap(), 2);
+    check_totals(&store, "flushed");
+    assert!(!store.holds_path("/object"));
+    assert_eq!((store.disk().0, store.count()), (0, 0));
     store.close().await;
 }

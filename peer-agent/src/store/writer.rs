@@ -10,7 +10,6 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 use umbel_content::ManifestId;
-use umbel_service::unix_now;
 
 use super::{
     Arrival, Shared, StoreError, Version,
@@ -19,8 +18,6 @@ use super::{
 
 /// One transaction takes at most this many commands.
 const BATCH: usize = 64;
-/// A ticket whose bytes are all acknowledged is forgotten this long after nobody can use it any more, in seconds.
-const KEEP_TICKETS: u64 = 24 * 3600;
 
 type Reply = oneshot::Sender<Result<bool, StoreError>>;
 
@@ -31,6 +28,8 @@ pub(super) enum Command {
     Forget(ManifestId),
     Acknowledge(Vec<([u8; 16], u64)>),
     Evict(ManifestId, Reply),
+    /// Settled tickets that are long over at this time, in seconds since the Unix epoch, are forgotten.
+    Prune(u64),
     Close,
 }
 
@@ -83,6 +82,7 @@ impl Writer {
             Command::Forget(id) => drop(batch.changed.insert(id)),
             Command::Acknowledge(taken) => taken.into_iter().for_each(|(id, bytes)| self.acknowledge(batch, id, bytes)),
             Command::Evict(id, reply) => self.evict(batch, id, reply),
+            Command::Prune(now) => self.prune(batch, now),
             Command::Close => return false,
         }
         true
@@ -140,7 +140,7 @@ impl Writer {
         if batch.tickets.contains_key(&id) {
             return Some(());
         }
-        let account = self.shared.tickets().get(&id).cloned()?;
+        let account = self.shared.accounts().get(&id).cloned()?;
         batch.tickets.insert(id, account);
         Some(())
     }
@@ -151,17 +151,18 @@ impl Writer {
         }
         let Some(account) = batch.tickets.get_mut(&id) else { return };
         account.acknowledged = account.acknowledged.max(bytes.min(account.bytes));
-        if account.acknowledged == account.bytes && account.expires + KEEP_TICKETS < unix_now() {
-            batch.removed_tickets.push(id);
-        }
+    }
+
+    fn prune(&self, batch: &mut Batch, now: u64) {
+        let bygone = self.shared.accounts().bygone(now);
+        // Not those that this very batch counts under.
+        batch.removed_tickets.extend(bygone.into_iter().filter(|id| !batch.tickets.contains_key(id)));
     }
 
     fn evict(&self, batch: &mut Batch, id: ManifestId, reply: Reply) {
-        let mut versions = self.shared.versions();
-        match versions.get(&id) {
-            Some(version) if !version.in_use() => {
-                let version = version.clone();
-                versions.remove(&id);
+        let removed = self.shared.shelf().remove_idle(&id);
+        match removed {
+            Some(version) => {
                 version.evicted.cancel();
                 batch.files.remove(&id);
                 batch.records.retain(|(other, _)| *other != id);
@@ -172,7 +173,7 @@ impl Writer {
                 }
                 batch.evicted.push((version, reply));
             }
-            Some(_) | None => drop(reply.send(Ok(false))),
+            None => drop(reply.send(Ok(false))),
         }
     }
 
@@ -192,32 +193,30 @@ impl Writer {
             change.put_version(id, record)?;
         }
         for id in &batch.changed {
-            let Some(version) = self.shared.versions().get(id).cloned() else { continue };
+            let Some(version) = self.shared.shelf().get(id).cloned() else { continue };
             let mut held = version.held().as_ref().clone();
             for (arrival, _) in batch.written.iter().filter(|(arrival, _)| arrival.version.id == *id) {
                 held.insert(arrival.chunk);
             }
             change.put_held(id, &held)?;
         }
-        for account in batch.tickets.values() {
-            change.put_ticket(account)?;
-        }
         for id in &batch.removed_tickets {
             change.remove_ticket(id)?;
+        }
+        for account in batch.tickets.values() {
+            change.put_ticket(account)?;
         }
         Ok(())
     }
 
     fn publish(&self, batch: Batch) {
         {
-            let mut tickets = self.shared.tickets();
-            tickets.extend(batch.tickets);
-            batch.removed_tickets.iter().for_each(|id| drop(tickets.remove(id)));
+            let mut accounts = self.shared.accounts();
+            batch.removed_tickets.iter().for_each(|id| accounts.remove(id));
+            batch.tickets.into_values().for_each(|account| accounts.put(account));
         }
         for (arrival, reply) in batch.written {
-            arrival.version.held.send_modify(|held| {
-                Arc::make_mut(held).insert(arrival.chunk);
-            });
+            self.shared.shelf().gained(&arrival.version, arrival.chunk);
             let _unheard = reply.send(Ok(true));
         }
         for (version, reply) in batch.evicted {
@@ -233,7 +232,8 @@ impl Batch {
     }
 
     fn has_more_than_records(&self) -> bool {
-        !self.changed.is_empty() || !self.tickets.is_empty() || !self.evicted.is_empty()
+        let tickets = self.tickets.len() + self.removed_tickets.len();
+        tickets > 0 || !self.changed.is_empty() || !self.evicted.is_empty()
     }
 }
 

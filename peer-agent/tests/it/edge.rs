@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use axum::{
@@ -44,13 +47,19 @@ use umbel_wire::{
 
 pub(crate) const CHUNK: usize = 64 * 1024;
 pub(crate) const EDGE_ID: &str = "edge-1";
+const EDGE_SEED: [u8; 32] = [2; 32];
+const OTHER_ID: &str = "edge-2";
+
+fn other() -> TokenSigner {
+    TokenSigner::from_seed(OTHER_ID, &[4; 32])
+}
 
 pub(crate) struct Object {
     pub(crate) plain: Vec<u8>,
     pub(crate) key: ContentKey,
     pub(crate) manifest: Manifest,
     signed: SignedManifest,
-    sealed: Vec<Bytes>,
+    pub(crate) sealed: Vec<Bytes>,
 }
 
 #[derive(Default)]
@@ -64,6 +73,15 @@ type Received = (u64, Option<[u8; 32]>);
 
 type Outbox = mpsc::Sender<Result<FromEdge, Status>>;
 
+struct Session {
+    agent: [u8; 32],
+    outbox: Outbox,
+    /// Versions whose chunks it may fetch.
+    opened: BTreeSet<String>,
+    /// Ends its stream.
+    over: CancellationToken,
+}
+
 /// Everything that a test looks at or turns.
 pub(crate) struct Inner {
     signer: TokenSigner,
@@ -71,7 +89,7 @@ pub(crate) struct Inner {
     site_key: SigningKey,
     url: OnceLock<String>,
     objects: Mutex<HashMap<String, Arc<Object>>>,
-    sessions: Mutex<HashMap<String, ([u8; 32], Outbox)>>,
+    sessions: Mutex<HashMap<String, Session>>,
     petals: Mutex<HashMap<ManifestId, Petal>>,
     /// How often each chunk was served.
     pub(crate) served: Mutex<BTreeMap<u32, u32>>,
@@ -83,7 +101,17 @@ pub(crate) struct Inner {
     /// Someone that everyone is introduced to, as a holder of everything.
     pub(crate) stranger: Mutex<Option<PeerAddress>>,
     pub(crate) joins: watch::Sender<usize>,
-    count: std::sync::atomic::AtomicU64,
+    pub(crate) leaves: watch::Sender<usize>,
+    pub(crate) opens: watch::Sender<usize>,
+    /// Tickets are signed by another edge, which is no part of the fleet before [`Running::tell_of_the_other`].
+    pub(crate) other_signs: AtomicBool,
+    /// What tickets for peers are good for, in bytes; none: for all.
+    pub(crate) peer_limit: Mutex<Option<u64>>,
+    /// Nobody is a member any more.
+    pub(crate) revoked: AtomicBool,
+    /// Receipts are never answered.
+    pub(crate) deaf: AtomicBool,
+    count: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -104,7 +132,7 @@ impl Running {
         umbel_service::telemetry::init(umbel_service::telemetry::LogFormat::Text);
         let membership = TokenSigner::from_seed("membership", &[1; 32]);
         let inner = Inner {
-            signer: TokenSigner::from_seed(EDGE_ID, &[2; 32]),
+            signer: TokenSigner::from_seed(EDGE_ID, &EDGE_SEED),
             membership_keys: KeySet::new([("membership", membership.public().as_slice())]),
             site_key: SigningKey::from_seed(&[3; 32]),
             url: OnceLock::new(),
@@ -117,6 +145,12 @@ impl Running {
             allowance: Semaphore::new(1 << 20),
             stranger: Mutex::default(),
             joins: watch::Sender::new(0),
+            leaves: watch::Sender::new(0),
+            opens: watch::Sender::new(0),
+            other_signs: false.into(),
+            peer_limit: Mutex::default(),
+            revoked: false.into(),
+            deaf: false.into(),
             count: 0.into(),
         };
         let edge = Edge(Arc::new(inner));
@@ -135,10 +169,29 @@ impl Running {
     }
 
     pub(crate) async fn stop(self) {
-        self.edge.0.sessions.lock().unwrap().clear();
-        self.edge.0.petals.lock().unwrap().clear();
+        self.forget_sessions();
         self.stop.cancel();
         self.task.await.unwrap();
+    }
+
+    /// As after a restart: every stream ends, and nobody is known any more.
+    pub(crate) fn forget_sessions(&self) {
+        let sessions = std::mem::take(&mut *self.edge.0.sessions.lock().unwrap());
+        sessions.values().for_each(|session| session.over.cancel());
+        self.edge.0.petals.lock().unwrap().clear();
+    }
+
+    /// Pushes a fleet that the other edge is a part of.
+    pub(crate) async fn tell_of_the_other(&self) {
+        let mut fleet = self.edge.fleet();
+        fleet.version += 1;
+        let ticket_key = other().public().to_vec().into();
+        fleet.edges.push(WireEdge { id: OTHER_ID.into(), ticket_key, ..WireEdge::default() });
+        let outboxes: Vec<Outbox> =
+            self.edge.0.sessions.lock().unwrap().values().map(|session| session.outbox.clone()).collect();
+        for outbox in outboxes {
+            say(&outbox, Down::Fleet(fleet.clone())).await;
+        }
     }
 
     /// Writes what enrolment would have written.
@@ -164,7 +217,7 @@ impl Running {
     }
 
     pub(crate) fn publish(&self, path: &str, length: usize) -> Arc<Object> {
-        let number = 1 + self.edge.0.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = 1 + self.edge.0.count.fetch_add(1, Ordering::Relaxed);
         // Recognisable, and different in every chunk.
         let plain: Vec<u8> = (0..length).map(|at| b"umbel-plaintext-"[at % 16] ^ (at / CHUNK) as u8).collect();
         let object = Arc::new(seal(&self.edge.0.site_key, path, plain, number as u8));
@@ -237,8 +290,12 @@ async fn chunk(
     headers: HeaderMap,
 ) -> Result<Bytes, StatusCode> {
     let bearer = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    edge.agent(bearer).ok_or(StatusCode::UNAUTHORIZED)?;
     edge.0.allowance.acquire().await.unwrap().forget();
+    // Who waited may have been forgotten meanwhile, as those are whose edge restarts.
+    let is_open = |session: &mut Session| session.opened.contains(&id);
+    if !edge.session(bearer, is_open).ok_or(StatusCode::UNAUTHORIZED)? {
+        return Err(StatusCode::NOT_FOUND);
+    }
     let objects = edge.0.objects.lock().unwrap();
     let object = objects.values().find(|object| object.manifest.id().to_string() == id).ok_or(StatusCode::NOT_FOUND)?;
     let sealed = object.sealed.get(index as usize).cloned().ok_or(StatusCode::NOT_FOUND)?;
@@ -247,14 +304,15 @@ async fn chunk(
 }
 
 impl Edge {
-    fn agent(&self, bearer: &str) -> Option<[u8; 32]> {
+    fn session<T>(&self, bearer: &str, with: impl FnOnce(&mut Session) -> T) -> Option<T> {
         let token = bearer.strip_prefix("Bearer ")?;
-        self.0.sessions.lock().unwrap().get(token).map(|(agent, _)| *agent)
+        self.0.sessions.lock().unwrap().get_mut(token).map(with)
     }
 
-    fn caller<T>(&self, request: &Request<T>) -> Result<[u8; 32], Status> {
+    fn caller<T, A>(&self, request: &Request<T>, with: impl FnOnce(&mut Session) -> A) -> Result<A, Status> {
         let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        self.agent(bearer.unwrap_or_default()).ok_or_else(|| Status::unauthenticated("there is no such session"))
+        let found = self.session(bearer.unwrap_or_default(), with);
+        found.ok_or_else(|| Status::unauthenticated("there is no such session"))
     }
 
     fn fleet(&self) -> Fleet {
@@ -264,15 +322,22 @@ impl Edge {
             ticket_key: self.0.signer.public().to_vec().into(),
             ..WireEdge::default()
         };
-        Fleet { edges: vec![edge], ..Fleet::default() }
+        Fleet { edges: vec![edge], version: 1 }
     }
 
     fn keys(&self) -> KeySet {
-        KeySet::new([(EDGE_ID, self.0.signer.public().as_slice())])
+        KeySet::new([(EDGE_ID, self.0.signer.public().as_slice()), (OTHER_ID, other().public().as_slice())])
+    }
+
+    fn sign(&self, ticket: Ticket) -> String {
+        if self.0.other_signs.load(Ordering::Relaxed) {
+            return Ticket { issuer: OTHER_ID.into(), ..ticket }.sign(&other());
+        }
+        ticket.sign(&self.0.signer)
     }
 
     fn ticket(&self, receiver: [u8; 32], sender: Option<[u8; 32]>, manifest: &Manifest) -> Ticket {
-        let number = self.0.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.0.count.fetch_add(1, Ordering::Relaxed);
         let mut id = [0; 16];
         id[..8].copy_from_slice(&number.to_be_bytes());
         Ticket {
@@ -289,26 +354,40 @@ impl Edge {
         }
     }
 
+    fn peer_ticket(&self, receiver: [u8; 32], sender: [u8; 32], manifest: &Manifest) -> Ticket {
+        let ticket = self.ticket(receiver, Some(sender), manifest);
+        Ticket { max_bytes: self.0.peer_limit.lock().unwrap().unwrap_or(ticket.max_bytes), ..ticket }
+    }
+
     async fn talk(self, mut up: Streaming<FromAgent>, down: Outbox) -> Result<(), Status> {
         let Some(Up::Hello(hello)) = next(&mut up).await else { return Err(Status::invalid_argument("no Hello")) };
         let membership = Membership::verify(&hello.membership, &self.0.membership_keys, unix_now());
         let membership = membership.map_err(|error| Status::unauthenticated(error.to_string()))?;
+        if self.0.revoked.load(Ordering::Relaxed) {
+            return Err(Status::unauthenticated("the membership is revoked"));
+        }
         let nonce = [9; 32];
         say(&down, Down::Challenge(Challenge { nonce: nonce.to_vec().into(), edge: EDGE_ID.into() })).await;
         let Some(Up::Proof(proof)) = next(&mut up).await else { return Err(Status::invalid_argument("no Proof")) };
         if !session::proven(&VerifyingKey::from_bytes(membership.agent), &nonce, EDGE_ID, &proof.signature) {
             return Err(Status::unauthenticated("bound to another key"));
         }
-        let token = format!("session-{}", self.0.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        self.0.sessions.lock().unwrap().insert(token.clone(), (membership.agent, down.clone()));
+        let token = format!("session-{}", self.0.count.fetch_add(1, Ordering::Relaxed));
+        let over = CancellationToken::new();
+        let session =
+            Session { agent: membership.agent, outbox: down.clone(), opened: BTreeSet::new(), over: over.clone() };
+        self.0.sessions.lock().unwrap().insert(token.clone(), session);
         say(
             &down,
             Down::Welcome(Welcome { session: token, fleet: Some(self.fleet()), observed_address: String::new() }),
         )
         .await;
-        while let Some(message) = next(&mut up).await {
-            self.hear(membership.agent, message, &down).await;
-        }
+        let hearing = async {
+            while let Some(message) = next(&mut up).await {
+                self.hear(membership.agent, message, &down).await;
+            }
+        };
+        over.run_until_cancelled(hearing).await;
         Ok(())
     }
 
@@ -323,6 +402,7 @@ impl Edge {
             Up::Leave(leave) => {
                 let id = ManifestId::try_from(leave.manifest_id.as_ref()).unwrap();
                 self.0.petals.lock().unwrap().entry(id).or_default().members.remove(&agent);
+                self.0.leaves.send_modify(|leaves| *leaves += 1);
             }
             Up::Complaint(complaint) => self.0.complaints.lock().unwrap().push(complaint),
             Up::Hello(_) | Up::Proof(_) | Up::Heartbeat(_) => {}
@@ -368,7 +448,7 @@ impl Edge {
                 stranger.iter().map(|address| (<[u8; 32]>::try_from(address.peer.as_ref()).unwrap(), address.clone()));
             let offer = |(peer, address)| PeerOffer {
                 address: Some(address),
-                ticket: self.ticket(**agent, Some(peer), manifest).sign(&self.0.signer),
+                ticket: self.peer_ticket(**agent, peer, manifest).sign(&self.0.signer),
                 have: None,
             };
             let peers: Vec<PeerOffer> = others.chain(strangers).map(offer).collect();
@@ -390,6 +470,13 @@ impl Edge {
             Err(error) => error.to_string(),
         }
     }
+}
+
+/// The version that a ticket is for.
+pub(crate) fn manifest_of(ticket: &str) -> ManifestId {
+    let signer = TokenSigner::from_seed(EDGE_ID, &EDGE_SEED);
+    let keys = KeySet::new([(EDGE_ID, signer.public().as_slice())]);
+    Ticket::verify(ticket, &keys, unix_now()).unwrap().manifest
 }
 
 async fn next(up: &mut Streaming<FromAgent>) -> Option<Up> {
@@ -416,24 +503,32 @@ impl Agents for Edge {
     }
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenReply>, Status> {
-        let agent = self.caller(&request)?;
+        let path = request.get_ref().path.clone();
+        let object = self.0.objects.lock().unwrap().get(&path).cloned();
+        let agent = self.caller(&request, |session| {
+            session.opened.extend(object.iter().map(|object| object.manifest.id().to_string()));
+            session.agent
+        })?;
+        let object = object.ok_or_else(|| Status::not_found(path))?;
         let request = request.into_inner();
-        let object = self.0.objects.lock().unwrap().get(&request.path).cloned();
-        let object = object.ok_or_else(|| Status::not_found(request.path.clone()))?;
+        self.0.opens.send_modify(|opens| *opens += 1);
         let one = object.sealed.len() == 1 && request.want_inline;
         Ok(Response::new(OpenReply {
             manifest: Some(object.signed.to_proto()),
             site_key: self.0.site_key.verifying_key().as_bytes().to_vec().into(),
             site_id: "site-id".into(),
             content_key: object.key.as_bytes().to_vec().into(),
-            edge_ticket: self.ticket(agent, None, &object.manifest).sign(&self.0.signer),
+            edge_ticket: self.sign(self.ticket(agent, None, &object.manifest)),
             home_edge: EDGE_ID.into(),
             inline_chunk: if one { object.sealed[0].clone() } else { Bytes::new() },
         }))
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportReply>, Status> {
-        self.caller(&request)?;
+        self.caller(&request, |_| ())?;
+        if self.0.deaf.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let refusals = request.into_inner().receipts.iter().map(|receipt| self.take(receipt)).collect();
         Ok(Response::new(ReportReply { refusals }))
     }

@@ -3,15 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself does")]
 
 mod edge;
+mod faults;
+mod restarts;
 mod strangers;
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::atomic::Ordering, time::Duration};
 
 use edge::{CHUNK, Object, Running};
-use futures::{TryStreamExt, future::join_all};
+use futures::{StreamExt, TryStreamExt, future::join_all};
 use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use umbel_agent::{Agent, Config, GetError, GetRequest, Priority, StartError, State, client, service};
+use umbel_agent::{Agent, Config, Destination, GetError, GetRequest, Priority, StartError, State, client, service};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -212,6 +214,19 @@ async fn refusals_are_clear() {
     edge.stop().await;
 }
 
+/// To the background service, as soon as it runs.
+async fn connected(state: &Path) -> client::LocalClient {
+    let connected = async {
+        loop {
+            match client::LocalClient::connect(state).await {
+                Some(local) => return local,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, connected).await.expect("in time")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_serves_programs_on_this_machine() {
     let edge = Running::start().await;
@@ -220,20 +235,12 @@ async fn the_service_serves_programs_on_this_machine() {
     let object = edge.publish("/large", 30 * CHUNK + 1);
     let shutdown = CancellationToken::new();
     let service = tokio::spawn(service::run(config(state.path()), shutdown.clone()));
-    let local = tokio::time::timeout(PATIENCE, async {
-        loop {
-            match client::LocalClient::connect(state.path()).await {
-                Some(local) => return local,
-                None => tokio::task::yield_now().await,
-            }
-        }
-    });
-    let local = local.await.unwrap();
+    let local = connected(state.path()).await;
     let mut transfer =
         local.get(&GetRequest { priority: Priority::Streaming, ..request(&edge, "/large") }).await.unwrap();
     assert_eq!((transfer.length(), transfer.media_type()), (object.plain.len() as u64, "application/octet-stream"));
     let file = state.path().join("saved");
-    transfer.save_to(&file).await.unwrap();
+    transfer.save_to(Destination::prepare(&file).unwrap()).await.unwrap();
     assert!(std::fs::read(&file).unwrap() == object.plain);
     let mut progress = transfer.progress();
     let complete = progress.wait_for(|progress| progress.state == State::Complete);
@@ -267,15 +274,14 @@ async fn a_bad_peer_costs_nothing_but_time() {
     {
         let edge = Running::start().await;
         let object = edge.publish("/large", 24 * CHUNK);
-        let stranger = strangers::Stranger::start(kind, object.clone()).await;
+        let stranger = strangers::Stranger::start(kind, vec![object.clone()]).await;
         *edge.edge.0.stranger.lock().unwrap() = Some(stranger.address());
         let installed = install(&edge, 1).await;
         // The edge waits until the stranger was asked.
         edge.edge.0.allowance.forget_permits(usize::MAX >> 8);
-        let (mut asked, gate) = (stranger.asked.subscribe(), edge.edge.clone());
         let opening = async {
-            asked.wait_for(|asked| *asked).await.unwrap();
-            gate.0.allowance.add_permits(1000);
+            stranger.was_asked(|asked| asked.chunks > 0).await;
+            edge.edge.0.allowance.add_permits(1000);
         };
         tokio::join!(check(&edge, &installed.agent, &object, "/large"), opening);
         reported(&installed.agent).await;
@@ -301,6 +307,87 @@ async fn bad_tickets_are_refused_by_the_sender() {
     strangers::check_refusals(&edge, &sender.agent, sender.id, &object.manifest, &other.manifest).await;
     assert!(sender.agent.status().refused_tickets >= 6);
     sender.agent.close().await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_object_is_handed_out_at_once_and_ends_when_it_is_on_disk() {
+    let edge = Running::start().await;
+    edge.publish("/small", 100);
+    edge.publish("/other", 100);
+    let installed = install(&edge, 1).await;
+    let download = installed.agent.get(request(&edge, "/small")).await.unwrap();
+    let progress = download.progress();
+    let parts: Vec<_> = download.into_stream().try_collect().await.unwrap();
+    assert_eq!((parts.concat().len(), &progress.borrow().state), (100, &State::Complete));
+    assert_eq!((progress.borrow().from_edge, installed.agent.status().from_edges), (100, 100));
+    reported(&installed.agent).await;
+    assert_eq!(edge.received(), (100, 0));
+    // A disk that takes nothing: the reader has the bytes, and learns of it at the end; nothing is counted.
+    let chunks = installed.state.path().join("chunks");
+    std::fs::remove_dir_all(&chunks).unwrap();
+    std::fs::write(&chunks, "not a folder").unwrap();
+    let mut content = installed.agent.get(request(&edge, "/other")).await.unwrap().into_stream().boxed();
+    assert_eq!(content.next().await.unwrap().unwrap().len(), 100);
+    let error = content.next().await.unwrap().unwrap_err();
+    assert_eq!(error.code(), "storage", "{error}");
+    assert!(content.next().await.is_none());
+    drop(content);
+    assert_eq!((installed.agent.status().from_edges, installed.agent.status().receipts_owed), (100, 0));
+    installed.agent.close().await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_no_ticket_has_few_places_and_little_time() {
+    let edge = Running::start().await;
+    let sender = install(&edge, 1).await;
+    strangers::check_idlers(&sender.agent, sender.id).await;
+    sender.agent.close().await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_receipts_breaks_the_protocol() {
+    let edge = Running::start().await;
+    let object = edge.publish("/large", 4 * CHUNK);
+    let sender = install(&edge, 1).await;
+    check(&edge, &sender.agent, &object, "/large").await;
+    strangers::check_receipt_flood(&edge, &sender.agent, sender.id, &object.manifest).await;
+    sender.agent.close().await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_not_known_yet_is_waited_for() {
+    let edge = Running::start().await;
+    let object = edge.publish("/large", 4 * CHUNK);
+    edge.edge.0.other_signs.store(true, Ordering::Relaxed);
+    let installed = install(&edge, 1).await;
+    let mut opens = edge.edge.0.opens.subscribe();
+    let telling = async {
+        opens.wait_for(|opens| *opens > 0).await.unwrap();
+        edge.tell_of_the_other().await;
+    };
+    tokio::join!(check(&edge, &installed.agent, &object, "/large"), telling);
+    reported(&installed.agent).await;
+    assert_eq!(edge.received(), (object.plain.len() as u64, 0));
+    installed.agent.close().await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_nothing_and_wants_nothing_leaves() {
+    let edge = Running::start().await;
+    edge.publish("/large", 40 * CHUNK);
+    edge.edge.0.allowance.forget_permits(usize::MAX >> 8);
+    let installed = install(&edge, 1).await;
+    let (mut joins, mut leaves) = (edge.edge.0.joins.subscribe(), edge.edge.0.leaves.subscribe());
+    let download = installed.agent.get(request(&edge, "/large")).await.unwrap();
+    joins.wait_for(|joins| *joins > 0).await.unwrap();
+    drop(download);
+    tokio::time::timeout(PATIENCE, leaves.wait_for(|leaves| *leaves > 0)).await.expect("in time").unwrap();
+    installed.agent.close().await;
     edge.stop().await;
 }
 

@@ -7,7 +7,7 @@ use iroh::{
     endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, presets},
 };
 use prost::Message;
-use tokio::{io::AsyncReadExt, sync::watch};
+use tokio::{io::AsyncReadExt, sync::watch, task::JoinSet};
 use umbel_agent::Agent;
 use umbel_content::{ChunkIndex, ChunkSet, Manifest, SigningKey};
 use umbel_service::unix_now;
@@ -33,6 +33,12 @@ pub(crate) enum Kind {
     Silent,
     /// Hangs up when asked.
     HangsUp,
+    /// Hangs up when asked for the first time, and is honest from then on.
+    HangsUpOnce,
+    /// Honest, but ends its first connection when a second stream is opened on it.
+    ForgetsOnce,
+    /// Nothing is wrong with it.
+    Honest,
 }
 
 impl Kind {
@@ -42,7 +48,7 @@ impl Kind {
             Self::Corrupt => Reason::CorruptChunk,
             Self::Garbage => Reason::Protocol,
             Self::Silent => Reason::Stalled,
-            Self::HangsUp => return BTreeSet::new(),
+            Self::HangsUp | Self::HangsUpOnce | Self::ForgetsOnce | Self::Honest => return BTreeSet::new(),
         };
         BTreeSet::from([reason.into()])
     }
@@ -63,26 +69,33 @@ async fn endpoint(seed: u8) -> Endpoint {
         .unwrap()
 }
 
+/// What was asked of a stranger.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asked {
+    pub(crate) connections: usize,
+    pub(crate) streams: usize,
+    pub(crate) chunks: usize,
+}
+
 pub(crate) struct Stranger {
     endpoint: Endpoint,
-    pub(crate) asked: watch::Sender<bool>,
+    pub(crate) asked: watch::Sender<Asked>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Stranger {
-    pub(crate) async fn start(kind: Kind, object: Arc<Object>) -> Self {
+    pub(crate) async fn start(kind: Kind, objects: Vec<Arc<Object>>) -> Self {
         let endpoint = endpoint(200).await;
-        let (accepting, asked) = (endpoint.clone(), watch::Sender::new(false));
-        let seen = asked.clone();
-        let task = tokio::spawn(async move {
-            while let Some(incoming) = accepting.accept().await {
-                let Ok(connection) = incoming.await else { continue };
-                while let Ok((send, receive)) = connection.accept_bi().await {
-                    misbehave(kind, &object, &connection, send, receive, &seen).await;
-                }
-            }
-        });
+        let asked = watch::Sender::default();
+        let manners = Manners { kind, objects: objects.into(), asked: asked.clone() };
+        let task = tokio::spawn(manners.accept(endpoint.clone()));
         Self { endpoint, asked, task }
+    }
+
+    /// Until it was asked for so much.
+    pub(crate) async fn was_asked(&self, enough: impl FnMut(&Asked) -> bool) {
+        let mut asked = self.asked.subscribe();
+        tokio::time::timeout(Duration::from_secs(60), asked.wait_for(enough)).await.expect("in time").unwrap();
     }
 
     pub(crate) fn address(&self) -> PeerAddress {
@@ -99,32 +112,64 @@ impl Stranger {
     }
 }
 
-async fn misbehave(
+#[derive(Clone)]
+struct Manners {
     kind: Kind,
-    object: &Object,
-    connection: &Connection,
-    mut send: SendStream,
-    mut receive: RecvStream,
-    asked: &watch::Sender<bool>,
-) {
-    let _begin: FromReceiver = read(&mut receive).await.unwrap();
-    let layout = object.manifest.layout();
-    let have = WireSet { bitmap: ChunkSet::full(layout.chunks()).to_bitmap().into() };
-    write(&mut send, Down::Accept(Accept { have: Some(have) })).await;
-    while let Some(FromReceiver { message: Some(message) }) = read(&mut receive).await {
-        let Up::Request(Request { chunk }) = message else { continue };
-        asked.send_replace(true);
-        match kind {
-            Kind::Corrupt => {
-                let length = layout.sealed_len(ChunkIndex::new(chunk)).unwrap();
-                write(&mut send, Down::Chunk(Chunk { chunk, length })).await;
-                let _gone = send.write_all(&vec![7; length as usize]).await;
+    objects: Arc<[Arc<Object>]>,
+    asked: watch::Sender<Asked>,
+}
+
+impl Manners {
+    async fn accept(self, endpoint: Endpoint) {
+        let mut connections = JoinSet::new();
+        while let Some(incoming) = endpoint.accept().await {
+            let Ok(connection) = incoming.await else { continue };
+            self.asked.send_modify(|asked| asked.connections += 1);
+            connections.spawn(self.clone().connection(connection));
+        }
+    }
+
+    async fn connection(self, connection: Connection) {
+        let first = self.asked.borrow().connections == 1;
+        let mut streams = JoinSet::new();
+        while let Ok((send, receive)) = connection.accept_bi().await {
+            self.asked.send_modify(|asked| asked.streams += 1);
+            if self.kind == Kind::ForgetsOnce && first && !streams.is_empty() {
+                return connection.close(9u32.into(), b"who are you");
             }
-            Kind::Garbage => {
-                let _gone = send.write_all(&[0xff; 1000]).await;
+            streams.spawn(self.clone().stream(connection.clone(), send, receive));
+        }
+    }
+
+    async fn stream(self, connection: Connection, mut send: SendStream, mut receive: RecvStream) {
+        let Some(FromReceiver { message: Some(Up::Begin(begin)) }) = read(&mut receive).await else { return };
+        let claims = crate::edge::manifest_of(&begin.ticket);
+        let object = self.objects.iter().find(|object| object.manifest.id() == claims).unwrap();
+        let layout = object.manifest.layout();
+        let have = WireSet { bitmap: ChunkSet::full(layout.chunks()).to_bitmap().into() };
+        write(&mut send, Down::Accept(Accept { have: Some(have) })).await;
+        while let Some(FromReceiver { message: Some(message) }) = read(&mut receive).await {
+            let Up::Request(Request { chunk }) = message else { continue };
+            let mut asked_before = 0;
+            self.asked.send_modify(|asked| {
+                asked_before = asked.chunks;
+                asked.chunks += 1;
+            });
+            let length = layout.sealed_len(ChunkIndex::new(chunk)).unwrap();
+            match self.kind {
+                Kind::Silent => {}
+                Kind::HangsUp => return connection.close(9u32.into(), b"bye"),
+                Kind::HangsUpOnce if asked_before == 0 => return connection.close(9u32.into(), b"bye"),
+                Kind::Garbage => drop(send.write_all(&[0xff; 1000]).await),
+                Kind::Corrupt => {
+                    write(&mut send, Down::Chunk(Chunk { chunk, length })).await;
+                    let _gone = send.write_all(&vec![7; length as usize]).await;
+                }
+                Kind::HangsUpOnce | Kind::ForgetsOnce | Kind::Honest => {
+                    write(&mut send, Down::Chunk(Chunk { chunk, length })).await;
+                    let _gone = send.write_all(&object.sealed[chunk as usize]).await;
+                }
             }
-            Kind::Silent => {}
-            Kind::HangsUp => return connection.close(9u32.into(), b"bye"),
         }
     }
 }
@@ -151,7 +196,8 @@ async fn write(send: &mut SendStream, message: Down) {
 /// What the sender answers to a raw first message, and to a request after it was accepted.
 async fn answer(connection: &Connection, first: &[u8], ask: &[u32]) -> Vec<Down> {
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
-    send.write_all(first).await.unwrap();
+    // Who has heard enough stops reading.
+    let _stopped = send.write_all(first).await;
     for chunk in ask {
         let request = FromReceiver { message: Some(Up::Request(Request { chunk: *chunk })) };
         send.write_all(&request.encode_length_delimited_to_vec()).await.unwrap();
@@ -175,6 +221,50 @@ fn begin(ticket: String) -> Vec<u8> {
     FromReceiver { message: Some(Up::Begin(Begin { ticket })) }.encode_length_delimited_to_vec()
 }
 
+fn address_of(agent: &Agent, id: [u8; 32]) -> EndpointAddr {
+    let addresses =
+        agent.status().address.iter().map(|text| TransportAddr::Ip(text.parse().unwrap())).collect::<Vec<_>>();
+    EndpointAddr::from_parts(EndpointId::from_bytes(&id).unwrap(), addresses)
+}
+
+/// Connections without a ticket: of more than four of one peer the oldest go at once, the others after a while.
+pub(crate) async fn check_idlers(agent: &Agent, id: [u8; 32]) {
+    let (endpoint, address) = (endpoint(202).await, address_of(agent, id));
+    let mut connections = Vec::new();
+    for _ in 0..6 {
+        connections.push(endpoint.connect(address.clone(), PEER_ALPN).await.unwrap());
+    }
+    let patience = Duration::from_secs(60);
+    for oldest in &connections[..2] {
+        tokio::time::timeout(patience, oldest.closed()).await.expect("shown out");
+    }
+    assert!(connections[2..].iter().all(|other| other.close_reason().is_none()), "four stay");
+    // Talking nonsense does not prolong the stay.
+    let nonsense = begin("nonsense".into());
+    assert!(matches!(&answer(&connections[2], &nonsense, &[]).await[..], [Down::Refuse(_)]));
+    for other in &connections[2..] {
+        tokio::time::timeout(patience, other.closed()).await.expect("closed in time");
+    }
+    endpoint.close().await;
+}
+
+/// A member that sends more receipts than there can be.
+pub(crate) async fn check_receipt_flood(edge: &Running, agent: &Agent, id: [u8; 32], held: &Manifest) {
+    let endpoint = endpoint(203).await;
+    let key = SigningKey::from_seed(&[203; 32]);
+    let ticket = edge.ticket(*key.verifying_key().as_bytes(), Some(id), held);
+    let connection = endpoint.connect(address_of(agent, id), PEER_ALPN).await.unwrap();
+    let mut first = begin(edge.sign(&ticket));
+    for bytes in 0..100 {
+        let receipt = umbel_wire::receipt::sign(&key, &edge.sign(&ticket), &ticket.id, bytes);
+        first.extend(FromReceiver { message: Some(Up::Receipt(receipt)) }.encode_length_delimited_to_vec());
+    }
+    let answers = answer(&connection, &first, &[]).await;
+    let broken = |message: &Down| matches!(message, Down::Refuse(why) if why.reason() == refuse::Reason::Protocol);
+    assert!(matches!(&answers[..], [Down::Accept(_), last] if broken(last)), "{answers:?}");
+    endpoint.close().await;
+}
+
 /// Each row: a ticket that is not good, and the reason that the sender gives.
 pub(crate) async fn check_refusals(
     edge: &Running,
@@ -185,9 +275,7 @@ pub(crate) async fn check_refusals(
 ) {
     let endpoint = endpoint(201).await;
     let me = *SigningKey::from_seed(&[201; 32]).verifying_key().as_bytes();
-    let addresses =
-        agent.status().address.iter().map(|text| TransportAddr::Ip(text.parse().unwrap())).collect::<Vec<_>>();
-    let address = EndpointAddr::from_parts(EndpointId::from_bytes(&sender).unwrap(), addresses);
+    let address = address_of(agent, sender);
     let good = edge.ticket(me, Some(sender), held);
     let signed = |ticket: Ticket| begin(edge.sign(&ticket));
     let forged = good.sign(&umbel_wire::token::TokenSigner::from_seed(crate::edge::EDGE_ID, &[99; 32]));

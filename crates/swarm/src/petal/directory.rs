@@ -192,16 +192,30 @@ impl Version {
     }
 
     fn finish_if_complete(&mut self, agent: AgentId) {
+        if self.members.get(&agent).is_some_and(|member| member.have.is_full()) {
+            self.set_wish(agent, false);
+        }
+    }
+
+    /// A member begins to want, or stops: then it gives up its share and its sources. Those who fetch from it go on.
+    pub(crate) fn set_wish(&mut self, agent: AgentId, wants: bool) {
+        if self.members.get(&agent).is_none_or(|member| member.wants == wants) {
+            return;
+        }
+        if !wants && self.members.get(&agent).is_some_and(|member| !member.share.is_empty()) {
+            self.drop_share(agent);
+        }
         let Some(member) = self.members.get_mut(&agent) else {
             return;
         };
-        if !member.wants || !member.have.is_full() {
+        (member.wants, member.stalled_since) = (wants, None);
+        if wants {
+            self.loads.insert((0, agent));
             return;
         }
-        member.wants = false;
         member.personal = None;
-        self.parted.remove(&agent);
         let sources = std::mem::take(&mut member.sources);
+        self.parted.remove(&agent);
         self.loads.remove(&(0, agent));
         self.stalled.remove(&agent);
         for source in sources {
@@ -209,6 +223,14 @@ impl Version {
                 source.receivers.remove(&agent);
             }
         }
+    }
+
+    /// Whether a member has nobody to fetch from, or if it wants nothing, nobody who fetches from it.
+    pub(crate) fn needs_company(&self, agent: AgentId) -> bool {
+        self.members.get(&agent).is_some_and(|member| {
+            let links = if member.wants { &member.sources } else { &member.receivers };
+            links.is_empty()
+        })
     }
 
     /// Ends the link by which `from` fetches from `about`, and prevents another. False if there was none.

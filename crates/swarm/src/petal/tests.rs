@@ -298,6 +298,68 @@ fn joins_beyond_the_limits_are_refused() {
 }
 
 #[test]
+fn who_stops_wanting_keeps_its_receivers() {
+    // With or without its last chunks announced before; with all of it, or some.
+    for (announced, holds) in [(40, 100), (100, 100), (40, 40)] {
+        let mut bench = Bench::new(100);
+        (1..=3).for_each(|number| bench.join(number, [], true));
+        bench.took(1, 0..announced);
+        bench.told.clear();
+        bench.wants.remove(&1);
+        bench.sources.remove(&1);
+        bench.join(1, 0..holds, false);
+        let links = bench.told.iter().filter(|action| !matches!(action, PetalAction::Share { .. })).collect::<Vec<_>>();
+        assert!(links.is_empty(), "{holds}: {links:?}");
+        assert_eq!(bench.sources[&2], BTreeSet::from([1, 3]), "{holds}");
+        bench.wait(SECOND);
+        bench.check_shares();
+        // Nobody is told any more to fetch from a source that left, nor is it forgotten as one.
+        bench.leave(2);
+        bench.leave(1);
+        assert!(bench.told.contains(&PetalAction::Depart { to: agent(3), version: V, peer: agent(1) }));
+        bench.check_shares();
+    }
+}
+
+#[test]
+fn who_wants_again_keeps_its_receivers_and_meets_others() {
+    let mut bench = Bench::new(100);
+    bench.join(1, 0..40, false);
+    bench.join(2, [], true);
+    bench.join(3, 0..60, false);
+    bench.told.clear();
+    bench.join(1, 0..40, true);
+    assert_eq!(bench.sources[&1], BTreeSet::from([2, 3]));
+    assert!(bench.told.iter().all(|action| !matches!(action, PetalAction::Depart { .. })), "{:?}", bench.told);
+    bench.check_shares();
+    bench.took(1, 40..100);
+    bench.check_shares();
+}
+
+#[test]
+fn a_refreshed_join_without_links_is_introduced() {
+    let mut bench = Bench::new(100);
+    bench.join(1, 0..100, false);
+    bench.join(2, 0..50, false);
+    bench.join(3, [], true);
+    for (about, left) in [(1, 1), (2, 0)] {
+        bench.complain(3, about, Complaint::Stalled);
+        assert_eq!(bench.sources[&3].len(), left);
+    }
+    // Room was elsewhere when they came: both are full of receivers that leave again.
+    let few = PetalConfig { max_receivers: 1, ..PetalConfig::default() };
+    let mut bench = Bench { petal: Petal::new(few, 1), ..Bench::new(100) };
+    bench.join(1, 0..100, false);
+    bench.join(2, [], true);
+    bench.join(3, 0..10, true);
+    bench.complain(3, 2, Complaint::Unreachable);
+    assert_eq!(bench.sources[&3], BTreeSet::new());
+    bench.leave(2);
+    bench.join(3, 0..10, true);
+    assert_eq!(bench.sources[&3], BTreeSet::from([1]));
+}
+
+#[test]
 fn near_ones_meet_first() {
     let mut bench = Bench::new(100);
     let place = |subnet| Locality { country: *b"DE", operator: 100 + subnet as u32 / 10, subnet };

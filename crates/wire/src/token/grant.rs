@@ -5,49 +5,38 @@ use serde::{Deserialize, Serialize};
 use super::{KeySet, TokenError, TokenSigner, check_time};
 
 /// A reader's right to the paths of a site that begin with a prefix.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// Name of the site.
+    #[serde(rename = "aud")]
     pub site: String,
     /// `/` for the whole site.
     pub prefix: String,
     /// Seconds since the Unix epoch.
+    #[serde(rename = "nbf", default)]
     pub not_before: u64,
     /// Seconds since the Unix epoch; not valid from this second on.
+    #[serde(rename = "exp")]
     pub expires: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Claims {
-    aud: String,
-    prefix: String,
-    #[serde(default)]
-    nbf: u64,
-    exp: u64,
 }
 
 impl Grant {
     /// The token's text, by one of the site's reader keys.
     pub fn sign(&self, signer: &TokenSigner) -> String {
-        signer.sign(&Claims {
-            aud: self.site.clone(),
-            prefix: self.prefix.clone(),
-            nbf: self.not_before,
-            exp: self.expires,
-        })
+        signer.sign(self)
     }
 
     /// Checks that `token` lets its bearer read `path` (decoded) of `site` at `now`. `keys` are that site's reader keys.
     pub fn verify(token: &str, keys: &KeySet, site: &str, path: &str, now: u64) -> Result<Self, TokenError> {
-        let (_, claims): (_, Claims) = keys.open(token)?;
-        if claims.aud != site {
+        let (_, grant): (_, Self) = keys.open(token)?;
+        if grant.site != site {
             return Err(TokenError::Audience);
         }
-        check_time(now, claims.nbf, claims.exp)?;
-        if !covers(&claims.prefix, path) {
+        check_time(now, grant.not_before, grant.expires)?;
+        if !covers(&grant.prefix, path) {
             return Err(TokenError::Binding);
         }
-        Ok(Self { site: claims.aud, prefix: claims.prefix, not_before: claims.nbf, expires: claims.exp })
+        Ok(grant)
     }
 }
 

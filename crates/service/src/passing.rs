@@ -1,0 +1,129 @@
+//! What a server does to each request that it passes on to another, edge and origin alike.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header, request};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tracing::debug;
+use umbel_http_cache::strip_hop_by_hop;
+
+use crate::listen::Connection;
+
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+const LOOP_NAME: &str = "umbel";
+
+/// Edges that a request may pass: a site's server may itself be behind one.
+const MAX_ROUNDS: usize = 3;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The client's half of an upgrade, if it asks for one (RFC 9110, section 7.8).
+pub fn upgrade<B>(request: &mut Request<B>) -> Option<OnUpgrade> {
+    request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(request))
+}
+
+/// Takes out the fields of a request that are for this hop only. A wish for another protocol and for trailers is said again
+/// to the next.
+pub fn end_to_end(headers: &mut HeaderMap) {
+    let protocol = headers.get(header::UPGRADE).cloned();
+    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    strip_hop_by_hop(headers);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = protocol {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+}
+
+/// A request has come through servers of this kind too often: it goes in a circle (RFC 9110, section 15.5.9; RFC 8586).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the request goes round in circles")]
+pub struct GoesInCircles;
+
+/// Says to the next server whom the request came from and by which way: `X-Forwarded-For`, `-Proto` and `-Host`, `Via`
+/// (RFC 9110, section 7.6.3) and `CDN-Loop` (RFC 8586). What the client claims of the first three is not believed.
+pub fn say_where_from(request: &mut request::Parts) -> Result<(), GoesInCircles> {
+    let rounds = request.headers.get_all(CDN_LOOP).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    if rounds.filter(|member| member.trim_ascii() == LOOP_NAME.as_bytes()).count() >= MAX_ROUNDS {
+        return Err(GoesInCircles);
+    }
+    request.headers.append(CDN_LOOP, HeaderValue::from_static(LOOP_NAME));
+    let via = if request.version == Version::HTTP_2 { "2 umbel" } else { "1.1 umbel" };
+    request.headers.append(header::VIA, HeaderValue::from_static(via));
+    let connection = request.extensions.get::<Connection>();
+    let (remote, secure) =
+        connection.map(|connection| (connection.remote.ip().to_canonical(), connection.secure)).unzip();
+    let host = request.uri.authority().and_then(|authority| authority.as_str().parse().ok());
+    let host = host.or_else(|| request.headers.get(header::HOST).cloned());
+    let proto = secure.map(|secure| HeaderValue::from_static(if secure { "https" } else { "http" }));
+    let remote = remote.and_then(|remote| remote.to_string().parse().ok());
+    for (name, value) in [(FORWARDED_FOR, remote), (FORWARDED_PROTO, proto), (FORWARDED_HOST, host)] {
+        request.headers.remove(&name);
+        request.headers.extend(value.map(|value: HeaderValue| (name, value)));
+    }
+    Ok(())
+}
+
+/// Copies both ways between upgraded connections until one side ends.
+pub async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
+    let (client, server) = match tokio::try_join!(client, server) {
+        Ok(both) => both,
+        Err(error) => return debug!(%error, "an upgrade did not come about"),
+    };
+    if let Err(error) = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await {
+        debug!(%error, "an upgraded connection broke");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn request(fields: &[(&'static str, &'static str)]) -> request::Parts {
+        let request = Request::get("/x").header("host", "docs.test").body(()).unwrap();
+        let mut parts = request.into_parts().0;
+        parts.headers.extend(
+            fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
+        );
+        let server_name = Some(Arc::from("docs.test"));
+        parts.extensions.insert(Connection { remote: ([192, 0, 2, 7], 99).into(), server_name, secure: true });
+        parts
+    }
+
+    #[test]
+    fn where_a_request_comes_from() {
+        let mut parts = request(&[("x-forwarded-for", "1.1.1.1"), ("via", "1.1 other")]);
+        say_where_from(&mut parts).unwrap();
+        let said =
+            |name: &str| parts.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!(said("x-forwarded-for"), ["192.0.2.7"]);
+        assert_eq!((said("x-forwarded-proto"), said("x-forwarded-host")), (vec!["https"], vec!["docs.test"]));
+        assert_eq!((said("via"), said("cdn-loop")), (vec!["1.1 other", "1.1 umbel"], vec!["umbel"]));
+    }
+
+    #[test]
+    fn circles_end() {
+        let mut parts = request(&[("cdn-loop", "other, umbel")]);
+        for round in 1..=2 {
+            assert_eq!(say_where_from(&mut parts), Ok(()), "round {round}");
+        }
+        assert_eq!(say_where_from(&mut parts), Err(GoesInCircles));
+    }
+
+    #[test]
+    fn only_what_is_for_the_next_server_goes_on() {
+        let fields =
+            [("connection", "x-a, upgrade"), ("x-a", "1"), ("upgrade", "echo"), ("te", "trailers"), ("b", "2")];
+        let mut parts = request(&fields);
+        end_to_end(&mut parts.headers);
+        let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["b", "connection", "host", "te", "upgrade"]);
+        assert_eq!(parts.headers["connection"], "upgrade");
+    }
+}

@@ -1,0 +1,116 @@
+//! Asks an origin, which asks the provider's server: the request as it is, with the site's id beside it.
+
+use axum::body::Body;
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header, request::Parts};
+use hyper::body::Incoming;
+use rustls::ClientConfig;
+use tracing::debug;
+use umbel_service::client::{self, StreamClient};
+
+use crate::fleet::Fleet;
+
+/// Says to the origin whose server is meant.
+const SITE_HEADER: HeaderName = HeaderName::from_static("umbel-site");
+
+/// Says that an answer is the origin's own and why.
+const FAILED_HEADER: HeaderName = HeaderName::from_static("umbel-failed");
+
+/// Origins that one request is tried at, if it can be repeated.
+const TRIES: usize = 3;
+
+/// Why there is no answer of the provider's server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failed {
+    /// No origin could be asked.
+    #[error("no origin answers")]
+    NoOrigin,
+    /// The answer has nothing to do with the question.
+    #[error("the provider's server answers something else than it was asked")]
+    Nonsense,
+    /// The origin has no answer; its status, and its word for why.
+    #[error("the provider's server does not answer: {1}")]
+    Upstream(http::StatusCode, String),
+}
+
+impl Failed {
+    /// What the reader gets.
+    pub(crate) fn status(&self) -> http::StatusCode {
+        match self {
+            Self::NoOrigin | Self::Nonsense => http::StatusCode::BAD_GATEWAY,
+            Self::Upstream(status, _) => *status,
+        }
+    }
+}
+
+/// The way to origins.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    /// A connection for each request (HTTP/1.1): in one for all, those who do not read what they asked for would fill the
+    /// window that it has for all, or hold all the streams that it may have.
+    own: StreamClient<Body>,
+    /// HTTP/2, for those who ask for trailers.
+    trailers: StreamClient<Body>,
+}
+
+impl Ask {
+    /// Shows the certificate in `tls` to origins.
+    pub(crate) fn new(tls: &ClientConfig) -> Self {
+        Self { own: client::streaming(tls.clone(), false), trailers: client::streaming(tls.clone(), true) }
+    }
+
+    /// The answer of the provider's server. The request's URI has a path and nothing before it. Safe requests without a
+    /// body are tried at several origins.
+    pub(crate) async fn ask(
+        &self,
+        fleet: &Fleet,
+        site_id: &str,
+        parts: &Parts,
+        body: Body,
+    ) -> Result<Response<Incoming>, Failed> {
+        let repeatable = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
+        let tries = if repeatable { TRIES } else { 1 };
+        let upgrade = parts.headers.contains_key(header::UPGRADE);
+        let client = if parts.headers.contains_key(header::TE) && !upgrade { &self.trailers } else { &self.own };
+        let mut body = Some(body);
+        for origin in fleet.origins(parts.uri.path().as_bytes()).into_iter().take(tries) {
+            let Some(request) = addressed(&origin.url, site_id, parts, body.take().unwrap_or_default()) else {
+                continue;
+            };
+            match client.request(request).await {
+                Ok(response) => {
+                    origin.answered();
+                    return checked(response);
+                }
+                Err(error) => {
+                    debug!(node = origin.id, error = &error as &dyn std::error::Error, "an origin failed");
+                    // A reader who leaves in the middle of an upload breaks it, too: that says nothing about the origin.
+                    if repeatable || error.is_connect() {
+                        origin.failed();
+                    }
+                }
+            }
+        }
+        Err(Failed::NoOrigin)
+    }
+}
+
+fn addressed(url: &str, site_id: &str, parts: &Parts, body: Body) -> Option<Request<Body>> {
+    let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    // `OPTIONS *` has no form with a host.
+    let target = if target == "*" && parts.method == Method::OPTIONS { "/" } else { target };
+    let uri: Uri = client::join(url, target).ok()?;
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = parts.headers.clone();
+    request.headers_mut().remove(header::HOST);
+    request.headers_mut().insert(SITE_HEADER, HeaderValue::from_str(site_id).ok()?);
+    Some(request)
+}
+
+fn checked(mut response: Response<Incoming>) -> Result<Response<Incoming>, Failed> {
+    match response.headers_mut().remove(FAILED_HEADER) {
+        None => Ok(response),
+        Some(why) => Err(Failed::Upstream(response.status(), why.to_str().unwrap_or("unknown").to_owned())),
+    }
+}

@@ -1,0 +1,342 @@
+//! Bodies of stored responses. A body is read while it still comes in, by any number of readers, none of whom can hold up
+//! another; it takes little memory however long it is.
+//!
+//! Short bodies lie in memory beside their response. Longer ones are cut into pieces that go into the store of bodies
+//! (memory and disk) as they fill up; only the piece under way is the body's own.
+
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
+
+use bytes::{Bytes, BytesMut};
+use foyer::HybridCache;
+use tokio::sync::{Notify, watch};
+
+use super::key::Key;
+
+/// Length of a piece; the last may be shorter.
+const PIECE: usize = 256 * 1024;
+
+/// Bodies up to this long are no pieces.
+pub(super) const SHORT: usize = 64 * 1024;
+
+/// How far a body may come in ahead of its quickest reader: what was just written is read from memory.
+const AHEAD: u64 = 16 * 1024 * 1024;
+
+/// Pieces of bodies, in memory and on disk.
+pub(crate) type Pieces = HybridCache<Key, Bytes>;
+
+/// Why a body cannot be read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// It never came to its end.
+    #[error("the body was cut off on its way here")]
+    CutOff,
+    /// A piece was evicted, or cannot be read.
+    #[error("a piece of the body is not in the store any more")]
+    Lost,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    Here,
+    CutOff,
+}
+
+/// How much of a body is there.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    length: u64,
+    end: End,
+}
+
+/// The body of one stored response.
+#[derive(Debug)]
+pub(crate) struct Body {
+    id: u128,
+    pieces: Pieces,
+    progress: watch::Sender<Progress>,
+    /// The whole of a short one.
+    short: OnceLock<Bytes>,
+    /// The piece under way: what its readers have not found in the store yet.
+    tail: Mutex<Tail>,
+    readers: AtomicUsize,
+    /// Where the quickest reader is.
+    furthest: AtomicU64,
+    /// A reader moved or left.
+    moved: Notify,
+    /// A piece of it is not in the store any more.
+    lost: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Tail {
+    /// Where it begins in the body.
+    start: u64,
+    bytes: BytesMut,
+}
+
+impl Body {
+    /// A body that comes in from now on.
+    pub(crate) fn new(pieces: Pieces) -> Self {
+        Self {
+            id: rand::random(),
+            pieces,
+            progress: watch::Sender::new(Progress { length: 0, end: End::NotYet }),
+            short: OnceLock::new(),
+            tail: Mutex::default(),
+            readers: AtomicUsize::new(0),
+            furthest: AtomicU64::new(0),
+            moved: Notify::new(),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    /// Its length, if all of it is there.
+    pub(crate) fn length(&self) -> Option<u64> {
+        if let Some(short) = self.short.get() {
+            return Some(short.len() as u64);
+        }
+        let Progress { length, end } = *self.progress.borrow();
+        (end == End::Here).then_some(length)
+    }
+
+    /// The whole of it, if it is short and there.
+    pub(crate) fn short(&self) -> Option<&Bytes> {
+        self.short.get()
+    }
+
+    /// Bytes of memory that are the body's own.
+    pub(crate) fn weight(&self) -> usize {
+        self.short.get().map_or(0, Bytes::len)
+    }
+
+    /// The next bytes came. Waits while all readers are far behind.
+    pub(super) async fn push(&self, mut bytes: Bytes) {
+        while !bytes.is_empty() {
+            let step = {
+                let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+                let step = bytes.split_to(bytes.len().min(PIECE - tail.bytes.len()));
+                tail.bytes.extend_from_slice(&step);
+                if tail.bytes.len() == PIECE {
+                    self.put_away(&mut tail);
+                }
+                step.len() as u64
+            };
+            self.progress.send_modify(|progress| progress.length += step);
+            self.keep_pace().await;
+        }
+    }
+
+    /// The piece under way is full, or the last.
+    fn put_away(&self, tail: &mut Tail) {
+        let piece = std::mem::take(&mut tail.bytes).freeze();
+        let number = tail.start / PIECE as u64;
+        tail.start += piece.len() as u64;
+        self.pieces.insert(Key::of_piece(self.id, number), piece);
+    }
+
+    async fn keep_pace(&self) {
+        loop {
+            let moved = self.moved.notified();
+            let ahead = self.progress.borrow().length.saturating_sub(self.furthest.load(Ordering::Acquire));
+            if ahead <= AHEAD || self.readers.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// All of it is there.
+    pub(super) fn complete(&self) {
+        {
+            let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+            if tail.start == 0 && tail.bytes.len() <= SHORT {
+                let short = Bytes::copy_from_slice(&std::mem::take(&mut tail.bytes));
+                // Set once: a body ends once.
+                drop(self.short.set(short));
+            } else if !tail.bytes.is_empty() {
+                self.put_away(&mut tail);
+            }
+        }
+        self.progress.send_modify(|progress| progress.end = End::Here);
+    }
+
+    /// The rest will never come.
+    pub(super) fn cut_off(&self) {
+        self.progress.send_modify(|progress| progress.end = End::CutOff);
+    }
+
+    /// What is there from `offset` on, as far as it lies in one piece.
+    async fn piece_at(&self, offset: u64) -> Result<Bytes, BodyError> {
+        if let Some(short) = self.short.get() {
+            return Ok(short.slice(usize::try_from(offset).unwrap_or(usize::MAX).min(short.len())..));
+        }
+        if let Some(bytes) = self.in_tail(offset) {
+            return Ok(bytes);
+        }
+        let within = (offset % PIECE as u64) as usize;
+        let found = self.in_store(offset / PIECE as u64).await.filter(|piece| within < piece.len());
+        match found {
+            Some(piece) => Ok(piece.slice(within..)),
+            None => {
+                self.lost.store(true, Ordering::Release);
+                Err(BodyError::Lost)
+            }
+        }
+    }
+
+    async fn in_store(&self, number: u64) -> Option<Bytes> {
+        let key = Key::of_piece(self.id, number);
+        match self.pieces.memory().get(&key) {
+            Some(entry) => Some(entry.value().clone()),
+            None => self.pieces.get(&key).await.ok()?.map(|entry| entry.value().clone()),
+        }
+    }
+
+    /// Whether a piece of it was missed: it is of no use any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Whether a reader could begin at `offset`, or will when it has come in.
+    pub(crate) async fn can_begin_at(&self, offset: u64) -> bool {
+        self.progress.borrow().length <= offset || self.piece_at(offset).await.is_ok()
+    }
+
+    fn in_tail(&self, offset: u64) -> Option<Bytes> {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = usize::try_from(offset.checked_sub(tail.start)?).ok()?;
+        tail.bytes.get(within..).filter(|bytes| !bytes.is_empty()).map(Bytes::copy_from_slice)
+    }
+}
+
+/// One reader of a body.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    body: Arc<Body>,
+    offset: u64,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Reader {
+    /// Begins at `offset`.
+    pub(crate) fn new(body: Arc<Body>, offset: u64) -> Self {
+        body.readers.fetch_add(1, Ordering::AcqRel);
+        body.furthest.fetch_max(offset, Ordering::AcqRel);
+        let progress = body.progress.subscribe();
+        Self { body, offset, progress }
+    }
+
+    /// The next bytes, at most up to `end`; none at the end. Waits for what has not come yet.
+    pub(crate) async fn next(&mut self, end: u64) -> Result<Option<Bytes>, BodyError> {
+        if self.offset >= end {
+            return Ok(None);
+        }
+        let offset = self.offset;
+        // The sender is the body's own and lives as long.
+        let progress = self.progress.wait_for(|progress| progress.length > offset || progress.end != End::NotYet).await;
+        let progress = *progress.map_err(|_| BodyError::CutOff)?;
+        if progress.length <= offset {
+            return if progress.end == End::CutOff { Err(BodyError::CutOff) } else { Ok(None) };
+        }
+        let mut bytes = self.body.piece_at(offset).await?;
+        bytes.truncate(usize::try_from(end - offset).unwrap_or(usize::MAX));
+        self.offset += bytes.len() as u64;
+        self.body.furthest.fetch_max(self.offset, Ordering::AcqRel);
+        self.body.moved.notify_waiters();
+        Ok(Some(bytes))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.body.readers.fetch_sub(1, Ordering::AcqRel);
+        self.body.moved.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foyer::HybridCacheBuilder;
+
+    use super::*;
+
+    async fn pieces() -> Pieces {
+        HybridCacheBuilder::new().memory(64 << 20).storage().build().await.unwrap()
+    }
+
+    fn text(length: usize) -> Vec<u8> {
+        (0..length).map(|n| (n % 251) as u8).collect()
+    }
+
+    async fn read(body: &Arc<Body>, from: u64, end: u64) -> Result<Vec<u8>, BodyError> {
+        let mut reader = Reader::new(body.clone(), from);
+        let mut all = Vec::new();
+        while let Some(bytes) = reader.next(end).await? {
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all)
+    }
+
+    /// Writes `length` bytes in steps of `step` while one reader follows and others start in the middle and at the end.
+    async fn check(length: usize, step: usize) {
+        let (body, text) = (Arc::new(Body::new(pieces().await)), text(length));
+        let follow = tokio::spawn({
+            let body = body.clone();
+            async move { read(&body, 0, u64::MAX).await }
+        });
+        for part in text.chunks(step) {
+            body.push(Bytes::copy_from_slice(part)).await;
+            tokio::task::yield_now().await;
+        }
+        body.complete();
+        assert_eq!(follow.await.unwrap().unwrap(), text, "{length} in steps of {step}");
+        assert_eq!(body.length(), Some(length as u64));
+        let middle = length / 2;
+        assert_eq!(read(&body, middle as u64, u64::MAX).await.unwrap(), &text[middle..]);
+        assert_eq!(read(&body, 0, middle as u64).await.unwrap(), &text[..middle]);
+        assert_eq!(body.short().is_some(), length <= SHORT);
+    }
+
+    #[tokio::test]
+    async fn bodies_of_all_lengths() {
+        for length in [0, 1, SHORT - 1, SHORT, SHORT + 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
+            for step in [1 << 20, 70_000, 4096] {
+                check(length, step).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_cut_off_never_ends_well() {
+        let body = Arc::new(Body::new(pieces().await));
+        body.push(Bytes::from_static(b"half")).await;
+        body.cut_off();
+        assert_eq!(read(&body, 0, u64::MAX).await, Err(BodyError::CutOff));
+        assert_eq!(read(&body, 0, 4).await.unwrap(), b"half");
+        assert_eq!(body.length(), None);
+    }
+
+    #[tokio::test]
+    async fn a_body_waits_for_its_quickest_reader_and_for_nobody_when_all_have_left() {
+        let body = Arc::new(Body::new(pieces().await));
+        let reader = Reader::new(body.clone(), 0);
+        let pump = tokio::spawn({
+            let body = body.clone();
+            async move {
+                for _ in 0..2 * AHEAD / PIECE as u64 {
+                    body.push(Bytes::from(vec![0; PIECE])).await;
+                }
+            }
+        });
+        let mut progress = body.progress.subscribe();
+        progress.wait_for(|progress| progress.length > AHEAD).await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(!pump.is_finished() && progress.borrow().length <= AHEAD + PIECE as u64);
+        drop(reader);
+        pump.await.unwrap();
+    }
+}

@@ -1,0 +1,262 @@
+//! One question to the provider's server and what comes of it: news of what is stored, a response to store, or one that is for
+//! the asker alone (RFC 9111, sections 3, 4.3.3 to 4.3.5; RFC 5861, section 4).
+
+use std::{sync::Arc, time::SystemTime};
+
+use axum::body::Body as HttpBody;
+use http::{HeaderName, Method, Response, StatusCode, request::Parts, response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tracing::debug;
+use umbel_http_cache::{
+    Conditional, Content, Exchange, Failure, Stored, Updated, content, on_error, replaces, storable, strip_hop_by_hop,
+    updated_by_304, updated_by_head,
+};
+
+use super::{Cache, ask::Failed, body::Body, key::Key, shelf::Variant};
+use crate::core::Core;
+
+/// What this cache can do for origins that address it (W3C Edge Architecture).
+const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
+
+/// What is to be asked.
+#[derive(Debug, Clone)]
+pub(super) struct Question {
+    pub(super) site_id: Arc<str>,
+    pub(super) key: Key,
+    /// As the reader sent it, ready to be passed on.
+    pub(super) request: Arc<Parts>,
+    /// What was stored when it was decided to ask.
+    pub(super) basis: Arc<[Variant]>,
+    /// The stored response that the question is about.
+    pub(super) about: Option<usize>,
+    /// What makes our question out of the reader's.
+    pub(super) conditional: Option<Conditional>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// This response is stored, or still good, and answers the question.
+    Stored(Variant, Note),
+    /// For the asker alone, to be passed on as it comes.
+    Unshared(Box<Response<HttpBody>>, Note),
+    /// Nothing.
+    Failed(Failed),
+}
+
+/// For `Cache-Status`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Note {
+    /// What the provider's server answered.
+    pub(super) status: Option<StatusCode>,
+    pub(super) stored: bool,
+    /// Why it was not stored, or served stale.
+    pub(super) detail: Option<&'static str>,
+}
+
+impl Question {
+    /// Asks, and stores what may be stored. Only a request without a body is asked this way.
+    pub(super) async fn ask(self, core: &Arc<Core>) -> Answer {
+        match self.try_once(core).await {
+            Some(answer) => answer,
+            // What came does not fit what we have: the whole, then, and nothing that it could be about.
+            None => {
+                let anew =
+                    Self { conditional: Some(Conditional::default()), basis: Arc::default(), about: None, ..self };
+                anew.try_once(core).await.unwrap_or(Answer::Failed(Failed::Nonsense))
+            }
+        }
+    }
+
+    async fn try_once(&self, core: &Arc<Core>) -> Option<Answer> {
+        let requested = SystemTime::now();
+        let sent = self.sent(&core.cache);
+        let response = match core.cache.ask.ask(&core.fleet, &self.site_id, &sent, HttpBody::empty()).await {
+            Ok(response) => response,
+            Err(failed) => return Some(self.without_answer(core, failed)),
+        };
+        let exchange = Exchange { requested, received: SystemTime::now() };
+        let (parts, body) = response.into_parts();
+        if let (StatusCode::NOT_MODIFIED, Some(conditional)) = (parts.status, &self.conditional) {
+            return self.confirmed(core, conditional, &parts, exchange);
+        }
+        match self.stale(core, Failure::Status(parts.status)) {
+            Some(stale) => Some(stale),
+            None => self.take(core, sent, parts, body, exchange),
+        }
+    }
+
+    /// The request as it goes out.
+    fn sent(&self, cache: &Cache) -> Parts {
+        let mut request = copy(&self.request);
+        if let Some(conditional) = &self.conditional {
+            conditional.apply(&mut request.headers);
+            // A stale response is validated by GET whatever the reader's method.
+            request.method = Method::GET;
+        }
+        request.headers.extend(cache.policy.surrogate_capability().map(|value| (SURROGATE_CAPABILITY, value)));
+        request
+    }
+
+    /// Nobody could be asked, or someone else asked the same in vain.
+    pub(super) fn without_answer(&self, core: &Core, failed: Failed) -> Answer {
+        self.stale(core, Failure::Unreachable).unwrap_or(Answer::Failed(failed))
+    }
+
+    /// What was to be validated, if it may be served because that failed.
+    fn stale(&self, core: &Core, failure: Failure) -> Option<Answer> {
+        let variant = self.basis.get(self.about?)?;
+        on_error(variant.stored(), &self.request, failure, &core.cache.policy, SystemTime::now())?;
+        let status = if let Failure::Status(status) = failure { Some(status) } else { None };
+        Some(Answer::Stored(variant.clone(), Note { status, stored: false, detail: Some("stale-if-error") }))
+    }
+
+    /// A 304: what it confirms, the first of which answers the question. None if it is about something that we do not have.
+    fn confirmed(
+        &self,
+        core: &Core,
+        conditional: &Conditional,
+        response: &response::Parts,
+        exchange: Exchange,
+    ) -> Option<Answer> {
+        let cache = &core.cache;
+        let news = updated_by_304(&self.basis, conditional, &self.request, response, exchange, &cache.policy);
+        let first = news.first()?;
+        let mut answer = self.basis.get(first.index)?.with(first.stored.clone());
+        let is_new = !answer.stored().matches(&self.request.headers, &cache.policy);
+        if is_new {
+            answer = answer.with(answer.stored().adopted_by(&self.request.headers)?);
+        }
+        cache.update(self.key, &self.basis, news);
+        if is_new {
+            cache.put(self.key, &self.request, answer.clone());
+        }
+        self.has_content(&answer)
+            .then_some(Answer::Stored(answer, Note { status: Some(response.status), ..Note::default() }))
+    }
+
+    /// Any other response. None if it is a part for a reader who wanted more.
+    fn take(
+        &self,
+        core: &Arc<Core>,
+        sent: Parts,
+        mut parts: response::Parts,
+        body: Incoming,
+        exchange: Exchange,
+    ) -> Option<Answer> {
+        let cache = &core.cache;
+        let news = updated_by_head(&self.basis, &sent, &parts, exchange, &cache.policy);
+        cache.update(self.key, &self.basis, news);
+        let note = Note { status: Some(parts.status), ..Note::default() };
+        let reason = match storable(&sent, &parts, exchange, &cache.policy) {
+            Ok(stored) => {
+                let variant = Variant::new(stored, Arc::new(Body::new(cache.pieces.clone())));
+                if self.has_content(&variant) {
+                    return Some(self.store(core, sent, variant, body, note));
+                }
+                "another-part"
+            }
+            Err(why) => why.as_str(),
+        };
+        // A part for a reader who wanted more.
+        if self.conditional.is_some() && parts.status == StatusCode::PARTIAL_CONTENT {
+            return None;
+        }
+        strip_hop_by_hop(&mut parts.headers);
+        let response = Response::from_parts(parts, HttpBody::new(body));
+        Some(Answer::Unshared(Box::new(response), Note { detail: Some(reason), ..note }))
+    }
+
+    fn store(&self, core: &Arc<Core>, sent: Parts, variant: Variant, body: Incoming, note: Note) -> Answer {
+        core.cache.put(self.key, &sent, variant.clone());
+        core.tasks.spawn(pump(core.clone(), self.key, variant.clone(), body));
+        Answer::Stored(variant, Note { stored: true, ..note })
+    }
+
+    /// With what was there before, a response has all that the reader wants.
+    fn has_content(&self, variant: &Variant) -> bool {
+        content(&self.with_others(variant), 0, &self.request) != Content::Missing
+    }
+
+    /// A response and those that were stored beside it: a part may need others.
+    pub(super) fn with_others(&self, variant: &Variant) -> Vec<Variant> {
+        let others = self.basis.iter().filter(|other| !other.is_same(variant));
+        std::iter::once(variant).chain(others).cloned().collect()
+    }
+}
+
+/// Without the connection's extensions.
+pub(super) fn copy(parts: &Parts) -> Parts {
+    let (mut copy, ()) = http::Request::new(()).into_parts();
+    copy.method = parts.method.clone();
+    copy.uri = parts.uri.clone();
+    copy.version = parts.version;
+    copy.headers = parts.headers.clone();
+    copy
+}
+
+/// Takes a body in to its end, whoever waits for it or not.
+async fn pump(core: Arc<Core>, key: Key, variant: Variant, mut incoming: Incoming) {
+    let body = variant.body();
+    let outcome = core.shutdown.run_until_cancelled(async {
+        while let Some(frame) = incoming.frame().await {
+            if let Ok(bytes) = frame?.into_data() {
+                body.push(bytes).await;
+            }
+        }
+        Ok::<(), hyper::Error>(())
+    });
+    match outcome.await {
+        Some(Ok(())) => {
+            body.complete();
+            // Its weight is known only now.
+            core.cache.shelves.change(key, |variants| {
+                if variants.iter().any(|other| other.is_same(&variant)) {
+                    debug!(length = body.length(), "a body is complete");
+                }
+            });
+        }
+        failed @ (Some(Err(_)) | None) => {
+            debug!(?failed, "a body broke off on its way here");
+            body.cut_off();
+            core.cache.shelves.change(key, |variants| variants.retain(|other| !other.is_same(&variant)));
+        }
+    }
+}
+
+impl Cache {
+    /// Stores a response in place of those that it replaces.
+    pub(super) fn put(&self, key: Key, request: &Parts, new: Variant) {
+        self.shelves.change(key, |variants| {
+            variants.retain(|old| !replaces(new.stored(), old.stored(), &request.headers, &self.policy));
+            variants.push(new);
+        });
+    }
+
+    /// Takes over what the provider's server said about stored responses; what changed meanwhile is left alone.
+    fn update(&self, key: Key, basis: &[Variant], news: Vec<Updated>) {
+        if news.is_empty() {
+            return;
+        }
+        self.shelves.change(key, |variants| {
+            for Updated { index, stored, keep } in news {
+                let place = basis.get(index).and_then(|old| position(variants, old));
+                match place {
+                    Some(place) if keep => variants[place] = variants[place].with(stored),
+                    Some(place) => drop(variants.remove(place)),
+                    None => {}
+                }
+            }
+        });
+    }
+}
+
+fn position(variants: &[Variant], of: &Variant) -> Option<usize> {
+    variants.iter().position(|other| other.is_same(of) && is_unchanged(other.stored(), of.stored()))
+}
+
+/// Of two validations that overlap the first to end counts; the other's is as good.
+fn is_unchanged(one: &Stored, other: &Stored) -> bool {
+    one.received() == other.received()
+}

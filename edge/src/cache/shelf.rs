@@ -1,0 +1,101 @@
+//! What is stored, by key: the responses to one target that differ in what the server was asked for (RFC 9111, section 4.1), or
+//! in which part they are.
+
+use std::{borrow::Borrow, sync::Arc};
+
+use moka::{ops::compute::Op, sync::Cache};
+use umbel_http_cache::Stored;
+
+use super::{body::Body, key::Key};
+
+/// Responses to one target; the oldest goes when there is one more.
+const MOST: usize = 64;
+
+/// Of one response beside its body and fields, roughly.
+const OVERHEAD: usize = 1024;
+
+/// A stored response.
+#[derive(Debug, Clone)]
+pub(crate) struct Variant {
+    stored: Arc<Stored>,
+    body: Arc<Body>,
+}
+
+impl Variant {
+    pub(crate) fn new(stored: Stored, body: Arc<Body>) -> Self {
+        Self { stored: Arc::new(stored), body }
+    }
+
+    pub(crate) fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    pub(crate) fn body(&self) -> &Arc<Body> {
+        &self.body
+    }
+
+    /// The same body under another head.
+    pub(crate) fn with(&self, stored: Stored) -> Self {
+        Self::new(stored, self.body.clone())
+    }
+
+    /// It is this body, whatever its head is by now.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.body, &other.body)
+    }
+
+    fn weight(&self) -> usize {
+        let fields: usize = self.stored.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        OVERHEAD + fields + self.body.weight()
+    }
+}
+
+impl Borrow<Stored> for Variant {
+    fn borrow(&self) -> &Stored {
+        &self.stored
+    }
+}
+
+/// All that is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Shelves(Cache<Key, Arc<[Variant]>>);
+
+impl Shelves {
+    /// Heads and short bodies take `capacity` bytes of memory at most.
+    pub(crate) fn new(capacity: u64) -> Self {
+        let weigh = |_: &Key, variants: &Arc<[Variant]>| {
+            u32::try_from(variants.iter().map(Variant::weight).sum::<usize>()).unwrap_or(u32::MAX)
+        };
+        Self(Cache::builder().max_capacity(capacity).weigher(weigh).build())
+    }
+
+    /// What is stored under `key`, the oldest first.
+    pub(crate) fn get(&self, key: &Key) -> Arc<[Variant]> {
+        let found = self.0.get(key).unwrap_or_default();
+        if !found.iter().any(|variant| variant.body.is_lost()) {
+            return found;
+        }
+        self.change(*key, |variants| variants.retain(|variant| !variant.body.is_lost()));
+        self.0.get(key).unwrap_or_default()
+    }
+
+    /// Changes what is stored under `key`; nobody else does meanwhile.
+    pub(crate) fn change(&self, key: Key, change: impl FnOnce(&mut Vec<Variant>)) {
+        self.0.entry(key).and_compute_with(|entry| {
+            let had = entry.is_some();
+            let mut variants = entry.map(|entry| entry.into_value().to_vec()).unwrap_or_default();
+            change(&mut variants);
+            variants.drain(..variants.len().saturating_sub(MOST));
+            match (variants.is_empty(), had) {
+                (false, _) => Op::Put(variants.into()),
+                (true, true) => Op::Remove,
+                (true, false) => Op::Nop,
+            }
+        });
+    }
+
+    /// Forgets everything under `key`.
+    pub(crate) fn remove(&self, key: &Key) {
+        self.0.invalidate(key);
+    }
+}

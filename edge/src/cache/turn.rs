@@ -1,0 +1,209 @@
+//! Request coalescing: of those who want the same from the provider's server at the same time one asks, and the others
+//! wait for what comes of it. What turns out to be for one alone is not waited for again for a while.
+
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    hash::Hash,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use moka::sync::Cache;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+/// After this long those who wait let another one try: the first may be stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it is remembered that answers are not to be shared.
+const UNSHARED_FOR: Duration = Duration::from_secs(10);
+const UNSHARED: u64 = 100_000;
+
+/// What came of someone's asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum News<E> {
+    /// Something is stored now: look again.
+    Stored,
+    /// It was for the one who asked alone: ask yourself.
+    Unshared,
+    /// It failed, and would fail for others as well.
+    Failed(E),
+}
+
+type Running<K, E> = Arc<Mutex<HashMap<K, Waiting<E>>>>;
+
+/// Where news will come, and until when they are waited for.
+type Wait<E> = (watch::Receiver<Option<News<E>>>, Instant);
+
+#[derive(Debug)]
+struct Waiting<E> {
+    number: u64,
+    since: Instant,
+    news: watch::Receiver<Option<News<E>>>,
+}
+
+/// What can be asked for.
+pub(crate) trait Wanted: Hash + Eq + Clone + Debug + Send + Sync + 'static {}
+impl<K: Hash + Eq + Clone + Debug + Send + Sync + 'static> Wanted for K {}
+
+/// Who is asking for what.
+#[derive(Debug)]
+pub(crate) struct Turns<K: Wanted, E> {
+    running: Running<K, E>,
+    unshared: Cache<K, ()>,
+    /// Tells one asking from the next for the same.
+    numbers: AtomicU64,
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(crate) enum Turn<K: Wanted, E> {
+    /// Ask, and tell the others.
+    Mine(Asking<K, E>),
+    /// Someone else asked, and this came of it.
+    Theirs(News<E>),
+    /// Ask; there is nothing to tell anyone.
+    Alone,
+}
+
+/// The right to ask. Dropped without news it goes to one of those who wait.
+#[derive(Debug)]
+pub(crate) struct Asking<K: Wanted, E> {
+    key: K,
+    number: u64,
+    running: Running<K, E>,
+    unshared: Cache<K, ()>,
+    news: watch::Sender<Option<News<E>>>,
+}
+
+impl<K: Wanted, E: Clone> Turns<K, E> {
+    pub(crate) fn new() -> Self {
+        let unshared = Cache::builder().max_capacity(UNSHARED).time_to_live(UNSHARED_FOR).build();
+        Self { running: Arc::default(), unshared, numbers: AtomicU64::new(0) }
+    }
+
+    /// Whose turn it is to ask for `key`; if it is someone else's, waits for what comes of it.
+    pub(crate) async fn take(&self, key: K) -> Turn<K, E> {
+        loop {
+            if self.unshared.contains_key(&key) {
+                return Turn::Alone;
+            }
+            let (mut news, until) = match self.begin_or_wait(&key) {
+                Ok(asking) => return Turn::Mine(asking),
+                Err(waiting) => waiting,
+            };
+            if let Ok(Ok(told)) = timeout_at(until, news.wait_for(Option::is_some)).await
+                && let Some(told) = told.clone()
+            {
+                return Turn::Theirs(told);
+            }
+        }
+    }
+
+    /// Whether it is nobody's turn to ask for `key`; then it is the caller's.
+    pub(crate) fn try_take(&self, key: K) -> Option<Asking<K, E>> {
+        self.begin_or_wait(&key).ok()
+    }
+
+    fn begin_or_wait(&self, key: &K) -> Result<Asking<K, E>, Wait<E>> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(waiting) = running.get(key)
+            && now < waiting.since + PATIENCE
+        {
+            return Err((waiting.news.clone(), waiting.since + PATIENCE));
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (news, receiver) = watch::channel(None);
+        running.insert(key.clone(), Waiting { number, since: now, news: receiver });
+        let (running, unshared) = (self.running.clone(), self.unshared.clone());
+        Ok(Asking { key: key.clone(), number, running, unshared, news })
+    }
+}
+
+impl<K: Wanted, E> Asking<K, E> {
+    /// Ends the waiting of the others.
+    pub(crate) fn tell(self, news: News<E>) {
+        if matches!(news, News::Unshared) {
+            self.unshared.insert(self.key.clone(), ());
+        }
+        self.news.send_replace(Some(news));
+    }
+}
+
+impl<K: Wanted, E> Drop for Asking<K, E> {
+    fn drop(&mut self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.get(&self.key).is_some_and(|waiting| waiting.number == self.number) {
+            running.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type TestTurns = Turns<u8, &'static str>;
+
+    async fn mine(turns: &TestTurns, key: u8) -> Asking<u8, &'static str> {
+        match turns.take(key).await {
+            Turn::Mine(asking) => asking,
+            other @ (Turn::Theirs(_) | Turn::Alone) => panic!("{other:?}"),
+        }
+    }
+
+    async fn many_get(news: News<&'static str>) {
+        let turns = Arc::new(TestTurns::new());
+        let asking = mine(&turns, 1).await;
+        let waits: Vec<_> = (0..100)
+            .map(|_| {
+                let turns = turns.clone();
+                tokio::spawn(async move { turns.take(1).await })
+            })
+            .collect();
+        // All who wait, and whoever comes.
+        while asking.news.receiver_count() < 101 {
+            tokio::task::yield_now().await;
+        }
+        asking.tell(news.clone());
+        for wait in waits {
+            match wait.await.unwrap() {
+                Turn::Theirs(told) => assert_eq!(told, news),
+                other @ (Turn::Mine(_) | Turn::Alone) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_asks_and_all_are_told() {
+        many_get(News::Stored).await;
+        many_get(News::Unshared).await;
+        many_get(News::Failed("broken")).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_is_stuck_or_gone_is_replaced() {
+        let turns = TestTurns::new();
+        let stuck = mine(&turns, 1).await;
+        let second = mine(&turns, 1).await;
+        drop(stuck);
+        assert!(turns.try_take(1).is_none(), "the first's end does not end the second's turn");
+        drop(second);
+        mine(&turns, 1).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_for_one_alone_is_not_waited_for() {
+        let turns = TestTurns::new();
+        mine(&turns, 1).await.tell(News::Unshared);
+        assert!(matches!(turns.take(1).await, Turn::Alone));
+        assert!(matches!(turns.take(2).await, Turn::Mine(_)));
+    }
+}

@@ -1,0 +1,215 @@
+//! One request to a provider's server: which fields go along, whom it is tried at, how long it may take.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::client::legacy;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower_http::timeout::TimeoutBody;
+use tracing::debug;
+use umbel_http_cache::strip_hop_by_hop;
+use umbel_service::passing;
+use umbel_wire::control::Pull;
+
+use super::{
+    FAILED_HEADER,
+    client::{NotPermitted, PullClient},
+    upstreams::Upstreams,
+};
+
+/// Servers that one safe request is tried at; any other is tried once.
+const TRIES: usize = 3;
+
+/// From the last of the request to the head of the answer, unless the site says otherwise.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
+
+/// Between two pieces of an answer's body, unless the site says otherwise.
+const BETWEEN_BYTES: Duration = Duration::from_secs(60);
+
+/// Why there is no answer of the provider's server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PullError {
+    /// The site's configuration has none that could be asked.
+    #[error("the site has no usable upstream server")]
+    NoUpstream,
+    /// Its address is private, and the operator does not allow that.
+    #[error("the upstream server's address is not public")]
+    NotPermitted,
+    /// No connection.
+    #[error("the upstream server cannot be reached")]
+    Unreachable(#[source] legacy::Error),
+    /// A connection, and no answer that is HTTP.
+    #[error("the upstream server's answer is broken")]
+    Broken(#[source] legacy::Error),
+    /// No answer in time.
+    #[error("the upstream server does not answer in time")]
+    Timeout,
+}
+
+impl PullError {
+    /// What the reader gets (RFC 9110, sections 15.6.3 and 15.6.5).
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoUpstream | Self::NotPermitted | Self::Unreachable(_) | Self::Broken(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// One word for `Cache-Status` and metrics.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NoUpstream => "no-upstream",
+            Self::NotPermitted => "not-permitted",
+            Self::Unreachable(_) => "unreachable",
+            Self::Broken(_) => "broken",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// Passes requests on.
+#[derive(Debug, Clone)]
+pub(crate) struct Forward {
+    client: PullClient,
+    upstreams: Upstreams,
+    /// Upgraded connections.
+    tunnels: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Forward {
+    pub(crate) fn new(client: PullClient, shutdown: CancellationToken) -> Self {
+        Self { client, upstreams: Upstreams::default(), tunnels: TaskTracker::new(), shutdown }
+    }
+
+    /// The answer of the first server that gives one. A request that may change something, or whose body is gone once it was
+    /// sent, is tried at one server only (RFC 9110, section 9.2.2).
+    pub(crate) async fn request(&self, pull: &Pull, mut request: Request<Body>) -> Result<Response<Body>, PullError> {
+        let reader = passing::upgrade(&mut request);
+        let (mut parts, body) = request.into_parts();
+        passing::end_to_end(&mut parts.headers);
+        parts.headers.remove(header::HOST);
+        let repeatable = parts.method.is_safe() && body.is_end_stream() && reader.is_none();
+        let tries = if repeatable { TRIES } else { 1 };
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
+        let (mut body, mut last) = (Some(body), PullError::NoUpstream);
+        for url in self.upstreams.order(&pull.upstreams, &path, Instant::now()).into_iter().take(tries) {
+            let upload = body.take().unwrap_or_default();
+            let mut answer = self.ask(pull, url, &parts, &path, upload).await;
+            if repeatable && matches!(answer, Err(PullError::Broken(_))) {
+                // The server may have closed an idle connection when this was on its way to it.
+                answer = self.ask(pull, url, &parts, &path, Body::empty()).await;
+            }
+            match answer {
+                Ok(response) => {
+                    self.upstreams.answered(url);
+                    return Ok(self.answer(pull, response, reader));
+                }
+                Err(error) => {
+                    debug!(url, error = &error as &dyn std::error::Error, "an upstream server failed");
+                    self.upstreams.failed(url, Instant::now());
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn ask(
+        &self,
+        pull: &Pull,
+        url: &str,
+        parts: &Parts,
+        path: &str,
+        body: Body,
+    ) -> Result<Response<Incoming>, PullError> {
+        let (body, sent) = watched(body);
+        let request = addressed(parts, body, pull, url, path).ok_or(PullError::NoUpstream)?;
+        let trailers = parts.headers.contains_key(header::TE) && !parts.headers.contains_key(header::UPGRADE);
+        let client = self.client.to(request.uri(), trailers).map_err(|NotPermitted| PullError::NotPermitted)?;
+        let patience = or(pull.first_byte_ms, FIRST_BYTE);
+        let answer = tokio::select! {
+            answer = client.request(request) => Some(answer),
+            () = silence(sent, patience) => None,
+        };
+        answer.ok_or(PullError::Timeout)?.map_err(|error| {
+            if caused_by_guard(&error) {
+                PullError::NotPermitted
+            } else if error.is_connect() {
+                PullError::Unreachable(error)
+            } else {
+                PullError::Broken(error)
+            }
+        })
+    }
+
+    fn answer(&self, pull: &Pull, mut response: Response<Incoming>, reader: Option<OnUpgrade>) -> Response<Body> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(reader) = reader {
+                let server = hyper::upgrade::on(&mut response);
+                self.tunnels.spawn(self.shutdown.clone().run_until_cancelled_owned(passing::tunnel(reader, server)));
+            }
+            return response.map(|_| Body::empty());
+        }
+        strip_hop_by_hop(response.headers_mut());
+        // Only the origin itself says this.
+        response.headers_mut().remove(FAILED_HEADER);
+        response.map(|body| Body::new(TimeoutBody::new(or(pull.between_bytes_ms, BETWEEN_BYTES), body)))
+    }
+}
+
+/// A request's body, and when its last piece left.
+fn watched(body: Body) -> (Body, watch::Receiver<Instant>) {
+    let (sender, receiver) = watch::channel(Instant::now());
+    if body.is_end_stream() {
+        return (body, receiver);
+    }
+    let body = body.map_frame(move |frame| {
+        sender.send_replace(Instant::now());
+        frame
+    });
+    (Body::new(body), receiver)
+}
+
+/// Ends when nothing was sent for so long.
+async fn silence(sent: watch::Receiver<Instant>, patience: Duration) {
+    loop {
+        let until = *sent.borrow() + patience;
+        if until <= Instant::now() {
+            return;
+        }
+        sleep_until(until).await;
+    }
+}
+
+fn or(ms: u32, default: Duration) -> Duration {
+    if ms == 0 { default } else { Duration::from_millis(ms.into()) }
+}
+
+/// The request for one server; none if its URL is no good.
+fn addressed(parts: &Parts, body: Body, pull: &Pull, url: &str, path: &str) -> Option<Request<Body>> {
+    let mut target = url.parse::<Uri>().ok()?.into_parts();
+    target.path_and_query = Some(path.parse().ok()?);
+    let host = if pull.host.is_empty() { target.authority.as_ref()?.as_str() } else { pull.host.as_str() };
+    let host = HeaderValue::from_str(host).ok()?;
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.headers_mut() = parts.headers.clone();
+    *request.uri_mut() = Uri::from_parts(target).ok()?;
+    request.headers_mut().insert(header::HOST, host);
+    Some(request)
+}
+
+fn caused_by_guard(error: &legacy::Error) -> bool {
+    let chain = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    let mut inner = chain.filter_map(|error| error.downcast_ref::<std::io::Error>()?.get_ref());
+    inner.any(|error| error.is::<NotPermitted>())
+}

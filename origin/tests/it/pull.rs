@@ -1,0 +1,441 @@
+//! Sites that are pulled: what an edge gets of real little servers, good ones and bad ones.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{Router, body::Body, extract::Request};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use umbel_origin::{Config, Origin};
+use umbel_service::{
+    client::{self, StreamClient},
+    installation::Installation,
+    listen::{Limits, Listener},
+    tls::{self, ClientAuth, NodeRole},
+};
+use umbel_wire::control::{Pull, Site};
+
+use crate::world::{Ca, World, with_site};
+
+const PULLED: &str = "0190d3a0-0000-7000-8000-000000000003";
+
+/// An origin as an edge sees it.
+struct Shield {
+    world: World,
+    origin: Origin,
+    installation: watch::Sender<Arc<Installation>>,
+    client: StreamClient<Body>,
+    servers: JoinSet<()>,
+}
+
+impl Shield {
+    /// One that may pull from this machine.
+    async fn new() -> Self {
+        Self::with(|config| config.pull_networks = vec!["127.0.0.0/8".parse().unwrap()]).await
+    }
+
+    async fn with(tune: impl FnOnce(&mut Config)) -> Self {
+        let world = World::plain().await;
+        let (origin, installation) = world.beside_with(tune).await;
+        let client = edge(&world, NodeRole::Edge);
+        Self { world, origin, installation, client, servers: JoinSet::new() }
+    }
+
+    fn pulls_from(&self, upstreams: &[String]) {
+        self.pulls(Pull { upstreams: upstreams.to_vec(), ..Pull::default() });
+    }
+
+    fn pulls(&self, pull: Pull) {
+        let site = Site { id: PULLED.into(), name: "pulled".into(), pull: Some(pull), ..Site::default() };
+        self.installation.send_replace(with_site(site));
+    }
+
+    fn request(&self, method: &str, path: &str) -> http::request::Builder {
+        let url = format!("https://localhost:{}{path}", self.origin.internal.port());
+        http::Request::builder().method(method).uri(url).header("umbel-site", PULLED)
+    }
+
+    async fn ask(&self, request: http::request::Builder, body: Body) -> Response<Incoming> {
+        self.client.request(request.body(body).unwrap()).await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Response<Incoming> {
+        self.ask(self.request("GET", path), Body::empty()).await
+    }
+
+    /// Status, and why there is no answer.
+    async fn check(&self, upstream: &str, status: u16, why: &str) {
+        self.pulls_from(&[upstream.to_owned()]);
+        let answer = self.get("/x").await;
+        assert_eq!((answer.status().as_u16(), said(&answer, "umbel-failed")), (status, why), "{upstream}");
+    }
+
+    /// A server that is written with axum.
+    async fn serve<F>(&mut self, answer: impl Fn(Request) -> F + Clone + Send + Sync + 'static) -> SocketAddr
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(any, None, Limits::default()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().fallback(answer);
+        self.servers.spawn(listener.serve(app, CancellationToken::new()));
+        address
+    }
+
+    /// A server that does anything with its connections, whose numbers it gets.
+    async fn raw<F>(&mut self, serve: impl Fn(usize, TcpStream) -> F + Send + 'static) -> SocketAddr
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        self.servers.spawn(async move {
+            let mut connections = JoinSet::new();
+            for number in 0.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                connections.spawn(serve(number, stream));
+            }
+        });
+        address
+    }
+
+    async fn stop(self) {
+        self.world.shutdown.cancel();
+        self.origin.wait().await.unwrap();
+        self.world.stop().await;
+    }
+}
+
+fn edge(world: &World, role: NodeRole) -> StreamClient<Body> {
+    client::streaming(tls::client(&world.ca.pem, Some(world.ca.certificate(role))).unwrap(), false)
+}
+
+fn said<'a>(answer: &'a Response<Incoming>, name: &str) -> &'a str {
+    answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+async fn text(answer: Response<Incoming>) -> String {
+    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+fn http(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
+/// Reads a request's head.
+async fn head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    String::from_utf8(head).ok()
+}
+
+/// An address where nobody listens.
+async fn dead() -> String {
+    http(TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap())
+}
+
+#[tokio::test]
+async fn private_addresses_are_not_pulled_from() {
+    let mut shield = Shield::with(|_| {}).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let address = shield
+        .raw(move |_, _stream| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async {}
+        })
+        .await;
+    let port = address.port();
+    for host in
+        ["127.0.0.1", "localhost", "any.localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "127.1", "2130706433"]
+    {
+        shield.check(&format!("http://{host}:{port}"), 502, "not-permitted").await;
+    }
+    for host in ["127.0.0.1", "localhost", "[::1]"] {
+        shield.check(&format!("https://{host}:{port}"), 502, "not-permitted").await;
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    shield.stop().await;
+    let mut shield = Shield::new().await;
+    let address = shield.serve(|_| async { Response::new(Body::from("ok")) }).await;
+    for host in ["127.0.0.1", "localhost", "any.localhost"] {
+        shield.check(&format!("http://{host}:{}", address.port()), 200, "").await;
+    }
+    shield.check("http://10.0.0.1", 502, "not-permitted").await;
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_server_is_passed_over_and_what_changes_something_is_tried_once() {
+    let mut shield = Shield::new().await;
+    let good = http(shield.serve(|_| async { Response::new(Body::from("good")) }).await);
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counted = closed.clone();
+    let bad = http(
+        shield
+            .raw(move |_, mut stream| {
+                let counted = counted.clone();
+                async move {
+                    if head(&mut stream).await.is_some() {
+                        counted.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            })
+            .await,
+    );
+    shield.pulls_from(&[dead().await, good, dead().await]);
+    for number in 0..10 {
+        assert_eq!(text(shield.get(&format!("/{number}")).await).await, "good");
+    }
+    shield.check(&dead().await, 502, "unreachable").await;
+    shield.pulls_from(&[bad.clone(), bad.replace("127.0.0.1", "localhost"), bad.replace("127.0.0.1", "a.localhost")]);
+    let answer = shield.ask(shield.request("POST", "/x"), Body::from("change")).await;
+    assert_eq!((answer.status(), said(&answer, "umbel-failed")), (StatusCode::BAD_GATEWAY, "broken"));
+    assert_eq!(closed.load(Ordering::SeqCst), 1);
+    shield.pulls_from(&[]);
+    assert_eq!(said(&shield.get("/x").await, "umbel-failed"), "no-upstream");
+    shield.stop().await;
+}
+
+/// Servers close connections that were idle for long, just when the next request is on its way.
+#[tokio::test]
+async fn a_read_on_a_connection_that_closes_is_asked_again() {
+    let mut shield = Shield::new().await;
+    let address = shield
+        .raw(|_, mut stream| async move {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            if head(&mut stream).await.is_some() {
+                stream.write_all(answer).await.unwrap();
+            }
+            head(&mut stream).await;
+        })
+        .await;
+    shield.pulls_from(&[http(address)]);
+    for _ in 0..4 {
+        assert_eq!(text(shield.get("/x").await).await, "ok");
+    }
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn who_does_not_answer_in_time_is_not_waited_for() {
+    let mut shield = Shield::new().await;
+    let silent = shield
+        .raw(|_, stream| async move {
+            std::future::pending::<()>().await;
+            drop(stream)
+        })
+        .await;
+    shield.pulls(Pull { upstreams: vec![http(silent)], first_byte_ms: 50, ..Pull::default() });
+    for body in [Body::empty(), Body::from("upload")] {
+        let answer = shield.ask(shield.request("PUT", "/x"), body).await;
+        assert_eq!((answer.status(), said(&answer, "umbel-failed")), (StatusCode::GATEWAY_TIMEOUT, "timeout"));
+    }
+    let half = shield
+        .raw(|_, mut stream| async move {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+            std::future::pending::<()>().await;
+        })
+        .await;
+    shield.pulls(Pull { upstreams: vec![http(half)], between_bytes_ms: 50, ..Pull::default() });
+    let answer = shield.get("/x").await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    answer.into_body().collect().await.unwrap_err();
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_may_take_longer_than_an_answer() {
+    let mut shield = Shield::new().await;
+    let address = shield
+        .serve(|request| async { Response::new(Body::from(request.into_body().collect().await.unwrap().to_bytes())) })
+        .await;
+    shield.pulls(Pull { upstreams: vec![http(address)], first_byte_ms: 500, ..Pull::default() });
+    let (pieces, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+    let body = Body::from_stream(futures::stream::unfold(receiver, |mut receiver| async {
+        Some((receiver.recv().await?, receiver))
+    }));
+    let feeding = async {
+        // Together more than the server may take to answer; this is about time itself.
+        for _ in 0..10 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            pieces.send(Ok(Bytes::from_static(b"x"))).await.unwrap();
+        }
+        drop(pieces);
+    };
+    let (answer, ()) = futures::join!(shield.ask(shield.request("PUT", "/x"), body), feeding);
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(text(answer).await, "x".repeat(10));
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn garbage_is_no_answer() {
+    let mut shield = Shield::new().await;
+    for garbage in [
+        "",
+        "hello\r\n\r\n",
+        "HTTP/9.9 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
+        "\0\0\0\0\0\0\0\0\0\r\n\r\n",
+    ] {
+        let address = shield
+            .raw(move |_, mut stream| async move {
+                head(&mut stream).await;
+                stream.write_all(garbage.as_bytes()).await.unwrap();
+            })
+            .await;
+        shield.check(&http(address), 502, "broken").await;
+    }
+    for (line, lines) in [
+        ("a: b\r\n".to_owned(), usize::MAX),
+        (format!("a: {}\r\n", "b".repeat(1000)), usize::MAX),
+        ("b".repeat(1 << 20), 1 << 20),
+    ] {
+        let address = shield
+            .raw(move |_, mut stream| {
+                let line = line.clone();
+                async move {
+                    head(&mut stream).await;
+                    let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
+                    for _ in 0..lines {
+                        if sent.is_err() {
+                            return;
+                        }
+                        sent = stream.write_all(line.as_bytes()).await;
+                    }
+                }
+            })
+            .await;
+        shield.check(&http(address), 502, "broken").await;
+    }
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn tls_is_verified_with_the_operators_roots() {
+    let ca = Ca::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("private-ca.pem");
+    std::fs::write(&file, &ca.pem).unwrap();
+    for trusted in [true, false] {
+        let shield = Shield::with(|config| {
+            config.pull_networks = vec!["127.0.0.0/8".parse().unwrap()];
+            config.pull_ca = trusted.then(|| file.clone());
+        })
+        .await;
+        let tls = tls::server(ca.certificate(NodeRole::Origin), ClientAuth::None).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(any, Some(tls), Limits::default()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let app = Router::new().fallback(|| async { "secure" });
+        let server = tokio::spawn(listener.serve(app, CancellationToken::new()));
+        let (status, why) = if trusted { (200, "") } else { (502, "unreachable") };
+        shield.check(&format!("https://localhost:{port}"), status, why).await;
+        shield.check(&format!("https://127.0.0.1:{port}"), status, why).await;
+        shield.check(&format!("https://other.localhost:{port}"), 502, "unreachable").await;
+        server.abort();
+        shield.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn fields_for_one_hop_stay_there() {
+    let mut shield = Shield::new().await;
+    let seen = Arc::new(Mutex::new(http::HeaderMap::new()));
+    let sees = seen.clone();
+    let address = shield
+        .raw(move |_, mut stream| {
+            let sees = sees.clone();
+            async move {
+                let request = head(&mut stream).await.unwrap();
+                let mut seen = http::HeaderMap::new();
+                for line in request.lines().skip(1).filter_map(|line| line.split_once(": ")) {
+                    seen.append(http::HeaderName::from_bytes(line.0.as_bytes()).unwrap(), line.1.parse().unwrap());
+                }
+                *sees.lock().unwrap() = seen;
+                let answer = "HTTP/1.1 200 OK\r\nconnection: close, x-b\r\nx-b: 1\r\nkeep-alive: 5\r\nx-end: 2\r\n\
+                    umbel-failed: timeout\r\nproxy-authenticate: a\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+    for (host, expected) in [("", address.to_string()), ("www.example.org", "www.example.org".to_owned())] {
+        shield.pulls(Pull { upstreams: vec![http(address)], host: host.into(), ..Pull::default() });
+        let request = shield.request("GET", "/x").header("connection", "x-a").header("x-a", "1").header("x-end", "2");
+        let request = request.header("proxy-authorization", "secret").header("keep-alive", "3");
+        let answer = shield.ask(request, Body::empty()).await;
+        let seen = seen.lock().unwrap().clone();
+        assert_eq!((seen["host"].to_str().unwrap(), seen.get_all("host").iter().count()), (expected.as_str(), 1));
+        for name in ["connection", "x-a", "proxy-authorization", "keep-alive", "umbel-site"] {
+            assert!(!seen.contains_key(name), "{name}");
+        }
+        for name in ["x-b", "keep-alive", "proxy-authenticate", "umbel-failed"] {
+            assert_eq!(said(&answer, name), "", "{name}");
+        }
+        assert_eq!(
+            (answer.status(), said(&answer, "x-end"), &seen["x-end"]),
+            (StatusCode::OK, "2", &"2".parse().unwrap())
+        );
+    }
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn only_edges_may_pull() {
+    let mut shield = Shield::new().await;
+    let address = shield.serve(|_| async { Response::new(Body::from("x")) }).await;
+    shield.pulls_from(&[http(address)]);
+    for role in [NodeRole::Origin, NodeRole::ControlPlane] {
+        let other = edge(&shield.world, role);
+        let answer = other.request(shield.request("GET", "/x").body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    }
+    let anonymous = client::streaming(tls::client(&shield.world.ca.pem, None).unwrap(), false);
+    anonymous.request(shield.request("GET", "/x").body(Body::empty()).unwrap()).await.unwrap_err();
+    let other = http::Request::get(format!("https://localhost:{}/x", shield.origin.internal.port()));
+    let answer = shield.ask(other.header("umbel-site", "none"), Body::empty()).await;
+    assert_eq!((answer.status(), said(&answer, "umbel-failed")), (StatusCode::NOT_FOUND, "no-such-site"));
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_stream() {
+    let mut shield = Shield::new().await;
+    let (go_on, goes_on) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+    let body = Body::from_stream(futures::stream::unfold(goes_on, |mut goes_on| async {
+        Some((goes_on.recv().await?, goes_on))
+    }));
+    let body = Arc::new(Mutex::new(Some(body)));
+    let address = shield
+        .serve(move |_| {
+            let body = body.lock().unwrap().take().unwrap();
+            async { Response::new(body) }
+        })
+        .await;
+    shield.pulls_from(&[http(address)]);
+    go_on.send(Ok(Bytes::from_static(b"first"))).await.unwrap();
+    let mut answer = shield.get("/x").await;
+    assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+    go_on.send(Ok(Bytes::from_static(b"last"))).await.unwrap();
+    drop(go_on);
+    assert_eq!(text(answer).await, "last");
+    shield.stop().await;
+}
