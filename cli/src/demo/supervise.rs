@@ -79,11 +79,20 @@ pub(super) async fn outlive_earlier(table: &Path) {
 /// Whether this process is one of a demo in `folder`, and not another one that has the number by now.
 fn runs_for(pid: u32, folder: &Path) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let has_ended = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let folder = folder.as_os_str().as_encoded_bytes();
     // One that is just ending has no command line any more, but still its ports.
-    !has_ended && (line.is_empty() || line.windows(folder.len()).any(|part| part == folder))
+    !has_ended(&stat) && (line.is_empty() || line.windows(folder.len()).any(|part| part == folder))
+}
+
+/// By proc(5): nothing is left but its exit status. While other threads of it are still ending, its first one may be a zombie
+/// already; the ports are theirs as well.
+fn has_ended(stat: &str) -> bool {
+    let Some((_, rest)) = stat.rsplit_once(") ") else { return true };
+    let mut fields = rest.split(' ');
+    let is_zombie = fields.next().is_some_and(|state| matches!(state, "Z" | "X"));
+    let threads = fields.nth(16).and_then(|threads| threads.parse::<u32>().ok());
+    is_zombie && threads.is_none_or(|threads| threads <= 1)
 }
 
 /// All processes, in the order in which they were started.
@@ -316,4 +325,28 @@ fn open_log(path: &Path) -> anyhow::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     let file = options.create(true).write(true).append(!big).truncate(big).open(path);
     file.with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(state: char, threads: u32, expected: bool) {
+        let stat = format!("7 (a) b) {state} 1 7 7 0 -1 4228364 1 0 0 0 0 0 0 0 20 0 {threads} 0 1 0 0 1 0");
+        assert_eq!(has_ended(&stat), expected, "{stat}");
+    }
+
+    #[test]
+    fn a_process_ends_with_its_last_thread() {
+        check('S', 1, false);
+        check('R', 9, false);
+        check('Z', 3, false);
+        check('Z', 1, true);
+        check('X', 1, true);
+    }
+
+    #[test]
+    fn this_process_has_not_ended() {
+        assert!(!has_ended(&fs::read_to_string("/proc/self/stat").unwrap()));
+    }
 }
