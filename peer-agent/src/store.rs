@@ -353,9 +353,11 @@ impl Store {
         self.shared.accounts().get(ticket).cloned()
     }
 
-    /// Edges have taken receipts of so many bytes.
+    /// Edges have taken receipts of so many bytes. Returns when that is written down.
     pub(crate) async fn acknowledge(&self, taken: Vec<([u8; 16], u64)>) -> Result<(), StoreError> {
-        self.send(Command::Acknowledge(taken)).await
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Acknowledge(taken, reply)).await?;
+        answer.await.map_err(|_| StoreError::Closed)?.map(drop)
     }
 
     /// Bytes of ciphertext held, and the quota.

@@ -26,7 +26,7 @@ pub(super) enum Command {
     Record(ManifestId, Box<VersionRecord>),
     Chunk(Arrival, Reply),
     Forget(ManifestId),
-    Acknowledge(Vec<([u8; 16], u64)>),
+    Acknowledge(Vec<([u8; 16], u64)>, Reply),
     Evict(ManifestId, Reply),
     /// Settled tickets that are long over at this time, in seconds since the Unix epoch, are forgotten.
     Prune(u64),
@@ -42,6 +42,7 @@ struct Batch {
     removed_tickets: Vec<[u8; 16]>,
     changed: BTreeSet<ManifestId>,
     evicted: Vec<(Arc<Version>, Reply)>,
+    acknowledged: Vec<Reply>,
     files: BTreeMap<ManifestId, File>,
 }
 
@@ -80,7 +81,10 @@ impl Writer {
             Command::Record(id, record) => batch.records.push((id, record)),
             Command::Chunk(arrival, reply) => self.write(batch, arrival, reply),
             Command::Forget(id) => drop(batch.changed.insert(id)),
-            Command::Acknowledge(taken) => taken.into_iter().for_each(|(id, bytes)| self.acknowledge(batch, id, bytes)),
+            Command::Acknowledge(taken, reply) => {
+                taken.into_iter().for_each(|(id, bytes)| self.acknowledge(batch, id, bytes));
+                batch.acknowledged.push(reply);
+            }
             Command::Evict(id, reply) => self.evict(batch, id, reply),
             Command::Prune(now) => self.prune(batch, now),
             Command::Close => return false,
@@ -223,6 +227,9 @@ impl Writer {
             tracing::debug!(version = %version.id, "evicted");
             let _unheard = reply.send(Ok(true));
         }
+        for reply in batch.acknowledged {
+            let _unheard = reply.send(Ok(true));
+        }
     }
 }
 
@@ -233,7 +240,7 @@ impl Batch {
 
     fn has_more_than_records(&self) -> bool {
         let tickets = self.tickets.len() + self.removed_tickets.len();
-        tickets > 0 || !self.changed.is_empty() || !self.evicted.is_empty()
+        tickets > 0 || !self.changed.is_empty() || !self.evicted.is_empty() || !self.acknowledged.is_empty()
     }
 }
 
@@ -241,7 +248,7 @@ impl Batch {
 fn fail(batch: Batch, error: &StoreError) {
     tracing::error!(error = crate::chain(error), "the index could not be written");
     let replies = batch.written.into_iter().map(|(_, reply)| reply);
-    for reply in replies.chain(batch.evicted.into_iter().map(|(_, reply)| reply)) {
+    for reply in replies.chain(batch.evicted.into_iter().map(|(_, reply)| reply)).chain(batch.acknowledged) {
         let fault = io::Error::other("the index could not be written");
         let _unheard = reply.send(Err(fault.into()));
     }
