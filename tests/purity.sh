@@ -28,6 +28,7 @@ services=(umbel-origin umbel-edge umbel-agent umbel-control-plane)
 for crate in umbel-content umbel-swarm umbel-http-cache; do
     never "$crate" tokio mio hyper umbel-wire umbel-service "${services[@]}"
 done
+never umbel-shared-cache umbel-wire umbel-service "${services[@]}"
 never umbel-wire umbel-service "${services[@]}"
 never umbel-service "${services[@]}"
 for crate in "${services[@]}"; do

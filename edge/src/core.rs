@@ -21,7 +21,7 @@ pub(crate) struct Core {
     pub(crate) fill: Arc<Fill>,
     pub(crate) plaintext: Plaintext,
     /// Of sites that are pulled.
-    pub(crate) cache: Cache,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) spool: Arc<Spool>,
     pub(crate) meter: Meter,
     pub(crate) metrics: Metrics,

@@ -21,7 +21,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{
     agents::session::Sessions,
-    cache::Cache,
+    cache::{self, Origins},
     config::Config,
     core::Core,
     fill::Fill,
@@ -173,10 +173,11 @@ async fn build(
 ) -> anyhow::Result<(Arc<Core>, Beside)> {
     let (limits, tasks, metrics) = (&config.limits, TaskTracker::new(), Metrics::default());
     let client_tls = tls::client(&identity.ca, Some(identity.certificate.clone()))?;
-    let cache = Cache::open(&config.state.join("bodies"), limits, &client_tls).await?;
-    let fleet = Arc::new(Fleet::new(&identity.node_id, client_tls));
+    let fleet = Arc::new(Fleet::new(&identity.node_id, client_tls.clone()));
     let (lookups, table) = Table::open(&config.state.join("lookup.redb"), limits.lookup_entries)?;
     let ends = || (tasks.clone(), shutdown.clone());
+    let origins = Origins::new(fleet.clone(), &client_tls);
+    let cache = cache::open(&config.state.join("bodies"), limits, origins, ends()).await?;
     let fill = Fill::open(&config.state.join("chunks"), limits, fleet.clone(), metrics.clone(), ends()).await?;
     let fill = Arc::new(fill);
     let spool =

@@ -1,11 +1,14 @@
 //! Asks an origin, which asks the provider's server: the request as it is, with the site's id beside it.
 
+use std::sync::Arc;
+
 use axum::body::Body;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use hyper::body::Incoming;
 use rustls::ClientConfig;
 use tracing::debug;
 use umbel_service::client::{self, StreamClient};
+use umbel_shared_cache::{Ask, Failed};
 
 use crate::fleet::Fleet;
 
@@ -18,33 +21,10 @@ const FAILED_HEADER: HeaderName = HeaderName::from_static("umbel-failed");
 /// Origins that one request is tried at, if it can be repeated.
 const TRIES: usize = 3;
 
-/// Why there is no answer of the provider's server.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Failed {
-    /// No origin could be asked.
-    #[error("no origin answers")]
-    NoOrigin,
-    /// The answer has nothing to do with the question.
-    #[error("the provider's server answers something else than it was asked")]
-    Nonsense,
-    /// The origin has no answer; its status, and its word for why.
-    #[error("the provider's server does not answer: {1}")]
-    Upstream(http::StatusCode, String),
-}
-
-impl Failed {
-    /// What the reader gets.
-    pub(crate) fn status(&self) -> http::StatusCode {
-        match self {
-            Self::NoOrigin | Self::Nonsense => http::StatusCode::BAD_GATEWAY,
-            Self::Upstream(status, _) => *status,
-        }
-    }
-}
-
 /// The way to origins.
 #[derive(Debug)]
-pub(crate) struct Ask {
+pub(crate) struct Origins {
+    fleet: Arc<Fleet>,
     /// A connection for each request (HTTP/1.1): in one for all, those who do not read what they asked for would fill the
     /// window that it has for all, or hold all the streams that it may have.
     own: StreamClient<Body>,
@@ -52,27 +32,27 @@ pub(crate) struct Ask {
     trailers: StreamClient<Body>,
 }
 
-impl Ask {
+impl Ask for Origins {
+    async fn ask(&self, site_id: &str, request: &Parts) -> Result<Response<Body>, Failed> {
+        self.pass(site_id, request, Body::empty()).await.map(|response| response.map(Body::new))
+    }
+}
+
+impl Origins {
     /// Shows the certificate in `tls` to origins.
-    pub(crate) fn new(tls: &ClientConfig) -> Self {
-        Self { own: client::streaming(tls.clone(), false), trailers: client::streaming(tls.clone(), true) }
+    pub(crate) fn new(fleet: Arc<Fleet>, tls: &ClientConfig) -> Self {
+        Self { fleet, own: client::streaming(tls.clone(), false), trailers: client::streaming(tls.clone(), true) }
     }
 
     /// The answer of the provider's server. The request's URI has a path and nothing before it. Safe requests without a
     /// body are tried at several origins.
-    pub(crate) async fn ask(
-        &self,
-        fleet: &Fleet,
-        site_id: &str,
-        parts: &Parts,
-        body: Body,
-    ) -> Result<Response<Incoming>, Failed> {
+    pub(crate) async fn pass(&self, site_id: &str, parts: &Parts, body: Body) -> Result<Response<Incoming>, Failed> {
         let repeatable = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
         let tries = if repeatable { TRIES } else { 1 };
         let upgrade = parts.headers.contains_key(header::UPGRADE);
         let client = if parts.headers.contains_key(header::TE) && !upgrade { &self.trailers } else { &self.own };
         let mut body = Some(body);
-        for origin in fleet.origins(parts.uri.path().as_bytes()).into_iter().take(tries) {
+        for origin in self.fleet.origins(parts.uri.path().as_bytes()).into_iter().take(tries) {
             let Some(request) = addressed(&origin.url, site_id, parts, body.take().unwrap_or_default()) else {
                 continue;
             };
@@ -90,7 +70,7 @@ impl Ask {
                 }
             }
         }
-        Err(Failed::NoOrigin)
+        Err(Failed::new(StatusCode::BAD_GATEWAY, "no-origin", "no origin answers"))
     }
 }
 
@@ -111,6 +91,10 @@ fn addressed(url: &str, site_id: &str, parts: &Parts, body: Body) -> Option<Requ
 fn checked(mut response: Response<Incoming>) -> Result<Response<Incoming>, Failed> {
     match response.headers_mut().remove(FAILED_HEADER) {
         None => Ok(response),
-        Some(why) => Err(Failed::Upstream(response.status(), why.to_str().unwrap_or("unknown").to_owned())),
+        Some(why) => {
+            let why = why.to_str().unwrap_or("unknown");
+            let text = format!("the provider's server does not answer: {why}");
+            Err(Failed::new(response.status(), why, text))
+        }
     }
 }

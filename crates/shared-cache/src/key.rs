@@ -5,21 +5,20 @@ use std::io::{Read, Write};
 
 use foyer::{Code, Error};
 use http::Uri;
-use umbel_wire::control::Site;
 
 /// The BLAKE3 hash of site id and target: keys are of one size, however long a URL is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key([u8; 32]);
+pub struct Key([u8; 32]);
 
 impl Key {
-    /// For a request to `site`.
-    pub(crate) fn of(site: &Site, uri: &Uri) -> Self {
+    /// For a request to the site `site_id`.
+    pub fn of(site_id: &str, uri: &Uri) -> Self {
         let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        Self::hash(site.id.as_bytes(), target.as_bytes())
+        Self::hash(site_id.as_bytes(), target.as_bytes())
     }
 
     /// A piece of a stored body.
-    pub(super) fn of_piece(body: u128, piece: u64) -> Self {
+    pub(crate) fn of_piece(body: u128, piece: u64) -> Self {
         Self::hash(&body.to_be_bytes(), &piece.to_be_bytes())
     }
 

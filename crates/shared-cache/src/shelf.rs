@@ -6,7 +6,7 @@ use std::{borrow::Borrow, sync::Arc};
 use moka::{ops::compute::Op, sync::Cache};
 use umbel_http_cache::Stored;
 
-use super::{body::Body, key::Key};
+use crate::{body::Body, key::Key};
 
 /// Responses to one target; the oldest goes when there is one more.
 const MOST: usize = 64;
@@ -16,31 +16,31 @@ const OVERHEAD: usize = 1024;
 
 /// A stored response.
 #[derive(Debug, Clone)]
-pub(crate) struct Variant {
+pub struct Variant {
     stored: Arc<Stored>,
     body: Arc<Body>,
 }
 
 impl Variant {
-    pub(crate) fn new(stored: Stored, body: Arc<Body>) -> Self {
+    pub fn new(stored: Stored, body: Arc<Body>) -> Self {
         Self { stored: Arc::new(stored), body }
     }
 
-    pub(crate) fn stored(&self) -> &Stored {
+    pub fn stored(&self) -> &Stored {
         &self.stored
     }
 
-    pub(crate) fn body(&self) -> &Arc<Body> {
+    pub fn body(&self) -> &Arc<Body> {
         &self.body
     }
 
     /// The same body under another head.
-    pub(crate) fn with(&self, stored: Stored) -> Self {
+    pub fn with(&self, stored: Stored) -> Self {
         Self::new(stored, self.body.clone())
     }
 
     /// It is this body, whatever its head is by now.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
+    pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.body, &other.body)
     }
 
@@ -58,11 +58,11 @@ impl Borrow<Stored> for Variant {
 
 /// All that is stored.
 #[derive(Debug, Clone)]
-pub(crate) struct Shelves(Cache<Key, Arc<[Variant]>>);
+pub struct Shelves(Cache<Key, Arc<[Variant]>>);
 
 impl Shelves {
     /// Heads and short bodies take `capacity` bytes of memory at most.
-    pub(crate) fn new(capacity: u64) -> Self {
+    pub fn new(capacity: u64) -> Self {
         let weigh = |_: &Key, variants: &Arc<[Variant]>| {
             u32::try_from(variants.iter().map(Variant::weight).sum::<usize>()).unwrap_or(u32::MAX)
         };
@@ -70,7 +70,7 @@ impl Shelves {
     }
 
     /// What is stored under `key`, the oldest first.
-    pub(crate) fn get(&self, key: &Key) -> Arc<[Variant]> {
+    pub fn get(&self, key: &Key) -> Arc<[Variant]> {
         let found = self.0.get(key).unwrap_or_default();
         if !found.iter().any(|variant| variant.body.is_lost()) {
             return found;
@@ -80,7 +80,7 @@ impl Shelves {
     }
 
     /// Changes what is stored under `key`; nobody else does meanwhile.
-    pub(crate) fn change(&self, key: Key, change: impl FnOnce(&mut Vec<Variant>)) {
+    pub fn change(&self, key: Key, change: impl FnOnce(&mut Vec<Variant>)) {
         self.0.entry(key).and_compute_with(|entry| {
             let had = entry.is_some();
             let mut variants = entry.map(|entry| entry.into_value().to_vec()).unwrap_or_default();
@@ -95,7 +95,7 @@ impl Shelves {
     }
 
     /// Forgets everything under `key`.
-    pub(crate) fn remove(&self, key: &Key) {
+    pub fn remove(&self, key: &Key) {
         self.0.invalidate(key);
     }
 }

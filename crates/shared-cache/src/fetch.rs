@@ -6,37 +6,35 @@ use std::{sync::Arc, time::SystemTime};
 use axum::body::Body as HttpBody;
 use http::{HeaderName, Method, Response, StatusCode, request::Parts, response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tracing::debug;
 use umbel_http_cache::{
     Conditional, Content, Exchange, Failure, Stored, Updated, content, on_error, replaces, storable, strip_hop_by_hop,
     updated_by_304, updated_by_head,
 };
 
-use super::{Cache, ask::Failed, body::Body, key::Key, shelf::Variant};
-use crate::core::Core;
+use crate::{Ask, Failed, SharedCache, body::Body, key::Key, shelf::Variant};
 
 /// What this cache can do for origins that address it (W3C Edge Architecture).
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 
 /// What is to be asked.
 #[derive(Debug, Clone)]
-pub(super) struct Question {
-    pub(super) site_id: Arc<str>,
-    pub(super) key: Key,
+pub(crate) struct Question {
+    pub(crate) site_id: Arc<str>,
+    pub(crate) key: Key,
     /// As the reader sent it, ready to be passed on.
-    pub(super) request: Arc<Parts>,
+    pub(crate) request: Arc<Parts>,
     /// What was stored when it was decided to ask.
-    pub(super) basis: Arc<[Variant]>,
+    pub(crate) basis: Arc<[Variant]>,
     /// The stored response that the question is about.
-    pub(super) about: Option<usize>,
+    pub(crate) about: Option<usize>,
     /// What makes our question out of the reader's.
-    pub(super) conditional: Option<Conditional>,
+    pub(crate) conditional: Option<Conditional>,
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// This response is stored, or still good, and answers the question.
     Stored(Variant, Note),
     /// For the asker alone, to be passed on as it comes.
@@ -47,48 +45,48 @@ pub(super) enum Answer {
 
 /// For `Cache-Status`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Note {
+pub(crate) struct Note {
     /// What the provider's server answered.
-    pub(super) status: Option<StatusCode>,
-    pub(super) stored: bool,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) stored: bool,
     /// Why it was not stored, or served stale.
-    pub(super) detail: Option<&'static str>,
+    pub(crate) detail: Option<&'static str>,
 }
 
 impl Question {
     /// Asks, and stores what may be stored. Only a request without a body is asked this way.
-    pub(super) async fn ask(self, core: &Arc<Core>) -> Answer {
-        match self.try_once(core).await {
+    pub(crate) async fn ask<A: Ask>(self, cache: &Arc<SharedCache<A>>) -> Answer {
+        match self.try_once(cache).await {
             Some(answer) => answer,
             // What came does not fit what we have: the whole, then, and nothing that it could be about.
             None => {
                 let anew =
                     Self { conditional: Some(Conditional::default()), basis: Arc::default(), about: None, ..self };
-                anew.try_once(core).await.unwrap_or(Answer::Failed(Failed::Nonsense))
+                anew.try_once(cache).await.unwrap_or_else(|| Answer::Failed(Failed::nonsense()))
             }
         }
     }
 
-    async fn try_once(&self, core: &Arc<Core>) -> Option<Answer> {
+    async fn try_once<A: Ask>(&self, cache: &Arc<SharedCache<A>>) -> Option<Answer> {
         let requested = SystemTime::now();
-        let sent = self.sent(&core.cache);
-        let response = match core.cache.ask.ask(&core.fleet, &self.site_id, &sent, HttpBody::empty()).await {
+        let sent = self.sent(cache);
+        let response = match cache.ask.ask(&self.site_id, &sent).await {
             Ok(response) => response,
-            Err(failed) => return Some(self.without_answer(core, failed)),
+            Err(failed) => return Some(self.without_answer(cache, failed)),
         };
         let exchange = Exchange { requested, received: SystemTime::now() };
         let (parts, body) = response.into_parts();
         if let (StatusCode::NOT_MODIFIED, Some(conditional)) = (parts.status, &self.conditional) {
-            return self.confirmed(core, conditional, &parts, exchange);
+            return self.confirmed(cache, conditional, &parts, exchange);
         }
-        match self.stale(core, Failure::Status(parts.status)) {
+        match self.stale(cache, Failure::Status(parts.status)) {
             Some(stale) => Some(stale),
-            None => self.take(core, sent, parts, body, exchange),
+            None => self.take(cache, sent, parts, body, exchange),
         }
     }
 
     /// The request as it goes out.
-    fn sent(&self, cache: &Cache) -> Parts {
+    fn sent<A>(&self, cache: &SharedCache<A>) -> Parts {
         let mut request = copy(&self.request);
         if let Some(conditional) = &self.conditional {
             conditional.apply(&mut request.headers);
@@ -100,27 +98,26 @@ impl Question {
     }
 
     /// Nobody could be asked, or someone else asked the same in vain.
-    pub(super) fn without_answer(&self, core: &Core, failed: Failed) -> Answer {
-        self.stale(core, Failure::Unreachable).unwrap_or(Answer::Failed(failed))
+    pub(crate) fn without_answer<A>(&self, cache: &SharedCache<A>, failed: Failed) -> Answer {
+        self.stale(cache, Failure::Unreachable).unwrap_or(Answer::Failed(failed))
     }
 
     /// What was to be validated, if it may be served because that failed.
-    fn stale(&self, core: &Core, failure: Failure) -> Option<Answer> {
+    fn stale<A>(&self, cache: &SharedCache<A>, failure: Failure) -> Option<Answer> {
         let variant = self.basis.get(self.about?)?;
-        on_error(variant.stored(), &self.request, failure, &core.cache.policy, SystemTime::now())?;
+        on_error(variant.stored(), &self.request, failure, &cache.policy, SystemTime::now())?;
         let status = if let Failure::Status(status) = failure { Some(status) } else { None };
         Some(Answer::Stored(variant.clone(), Note { status, stored: false, detail: Some("stale-if-error") }))
     }
 
     /// A 304: what it confirms, the first of which answers the question. None if it is about something that we do not have.
-    fn confirmed(
+    fn confirmed<A: Ask>(
         &self,
-        core: &Core,
+        cache: &SharedCache<A>,
         conditional: &Conditional,
         response: &response::Parts,
         exchange: Exchange,
     ) -> Option<Answer> {
-        let cache = &core.cache;
         let news = updated_by_304(&self.basis, conditional, &self.request, response, exchange, &cache.policy);
         let first = news.first()?;
         let mut answer = self.basis.get(first.index)?.with(first.stored.clone());
@@ -137,15 +134,14 @@ impl Question {
     }
 
     /// Any other response. None if it is a part for a reader who wanted more.
-    fn take(
+    fn take<A: Ask>(
         &self,
-        core: &Arc<Core>,
+        cache: &Arc<SharedCache<A>>,
         sent: Parts,
         mut parts: response::Parts,
-        body: Incoming,
+        body: HttpBody,
         exchange: Exchange,
     ) -> Option<Answer> {
-        let cache = &core.cache;
         let news = updated_by_head(&self.basis, &sent, &parts, exchange, &cache.policy);
         cache.update(self.key, &self.basis, news);
         let note = Note { status: Some(parts.status), ..Note::default() };
@@ -153,7 +149,7 @@ impl Question {
             Ok(stored) => {
                 let variant = Variant::new(stored, Arc::new(Body::new(cache.pieces.clone())));
                 if self.has_content(&variant) {
-                    return Some(self.store(core, sent, variant, body, note));
+                    return Some(self.store(cache, sent, variant, body, note));
                 }
                 "another-part"
             }
@@ -164,13 +160,20 @@ impl Question {
             return None;
         }
         strip_hop_by_hop(&mut parts.headers);
-        let response = Response::from_parts(parts, HttpBody::new(body));
+        let response = Response::from_parts(parts, body);
         Some(Answer::Unshared(Box::new(response), Note { detail: Some(reason), ..note }))
     }
 
-    fn store(&self, core: &Arc<Core>, sent: Parts, variant: Variant, body: Incoming, note: Note) -> Answer {
-        core.cache.put(self.key, &sent, variant.clone());
-        core.tasks.spawn(pump(core.clone(), self.key, variant.clone(), body));
+    fn store<A: Ask>(
+        &self,
+        cache: &Arc<SharedCache<A>>,
+        sent: Parts,
+        variant: Variant,
+        body: HttpBody,
+        note: Note,
+    ) -> Answer {
+        cache.put(self.key, &sent, variant.clone());
+        cache.tasks.spawn(pump(cache.clone(), self.key, variant.clone(), body));
         Answer::Stored(variant, Note { stored: true, ..note })
     }
 
@@ -180,14 +183,14 @@ impl Question {
     }
 
     /// A response and those that were stored beside it: a part may need others.
-    pub(super) fn with_others(&self, variant: &Variant) -> Vec<Variant> {
+    pub(crate) fn with_others(&self, variant: &Variant) -> Vec<Variant> {
         let others = self.basis.iter().filter(|other| !other.is_same(variant));
         std::iter::once(variant).chain(others).cloned().collect()
     }
 }
 
 /// Without the connection's extensions.
-pub(super) fn copy(parts: &Parts) -> Parts {
+pub(crate) fn copy(parts: &Parts) -> Parts {
     let (mut copy, ()) = http::Request::new(()).into_parts();
     copy.method = parts.method.clone();
     copy.uri = parts.uri.clone();
@@ -197,21 +200,21 @@ pub(super) fn copy(parts: &Parts) -> Parts {
 }
 
 /// Takes a body in to its end, whoever waits for it or not.
-async fn pump(core: Arc<Core>, key: Key, variant: Variant, mut incoming: Incoming) {
+async fn pump<A: Ask>(cache: Arc<SharedCache<A>>, key: Key, variant: Variant, mut incoming: HttpBody) {
     let body = variant.body();
-    let outcome = core.shutdown.run_until_cancelled(async {
+    let outcome = cache.shutdown.run_until_cancelled(async {
         while let Some(frame) = incoming.frame().await {
             if let Ok(bytes) = frame?.into_data() {
                 body.push(bytes).await;
             }
         }
-        Ok::<(), hyper::Error>(())
+        Ok::<(), axum::Error>(())
     });
     match outcome.await {
         Some(Ok(())) => {
             body.complete();
             // Its weight is known only now.
-            core.cache.shelves.change(key, |variants| {
+            cache.shelves.change(key, |variants| {
                 if variants.iter().any(|other| other.is_same(&variant)) {
                     debug!(length = body.length(), "a body is complete");
                 }
@@ -220,14 +223,14 @@ async fn pump(core: Arc<Core>, key: Key, variant: Variant, mut incoming: Incomin
         failed @ (Some(Err(_)) | None) => {
             debug!(?failed, "a body broke off on its way here");
             body.cut_off();
-            core.cache.shelves.change(key, |variants| variants.retain(|other| !other.is_same(&variant)));
+            cache.shelves.change(key, |variants| variants.retain(|other| !other.is_same(&variant)));
         }
     }
 }
 
-impl Cache {
+impl<A> SharedCache<A> {
     /// Stores a response in place of those that it replaces.
-    pub(super) fn put(&self, key: Key, request: &Parts, new: Variant) {
+    pub(crate) fn put(&self, key: Key, request: &Parts, new: Variant) {
         self.shelves.change(key, |variants| {
             variants.retain(|old| !replaces(new.stored(), old.stored(), &request.headers, &self.policy));
             variants.push(new);

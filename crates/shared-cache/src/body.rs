@@ -13,23 +13,23 @@ use bytes::{Bytes, BytesMut};
 use foyer::HybridCache;
 use tokio::sync::{Notify, watch};
 
-use super::key::Key;
+use crate::key::Key;
 
 /// Length of a piece; the last may be shorter.
 const PIECE: usize = 256 * 1024;
 
 /// Bodies up to this long are no pieces.
-pub(super) const SHORT: usize = 64 * 1024;
+pub(crate) const SHORT: usize = 64 * 1024;
 
 /// How far a body may come in ahead of its quickest reader: what was just written is read from memory.
 const AHEAD: u64 = 16 * 1024 * 1024;
 
 /// Pieces of bodies, in memory and on disk.
-pub(crate) type Pieces = HybridCache<Key, Bytes>;
+pub type Pieces = HybridCache<Key, Bytes>;
 
 /// Why a body cannot be read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BodyError {
+pub enum BodyError {
     /// It never came to its end.
     #[error("the body was cut off on its way here")]
     CutOff,
@@ -54,7 +54,7 @@ struct Progress {
 
 /// The body of one stored response.
 #[derive(Debug)]
-pub(crate) struct Body {
+pub struct Body {
     id: u128,
     pieces: Pieces,
     progress: watch::Sender<Progress>,
@@ -80,7 +80,7 @@ struct Tail {
 
 impl Body {
     /// A body that comes in from now on.
-    pub(crate) fn new(pieces: Pieces) -> Self {
+    pub fn new(pieces: Pieces) -> Self {
         Self {
             id: rand::random(),
             pieces,
@@ -95,7 +95,7 @@ impl Body {
     }
 
     /// Its length, if all of it is there.
-    pub(crate) fn length(&self) -> Option<u64> {
+    pub fn length(&self) -> Option<u64> {
         if let Some(short) = self.short.get() {
             return Some(short.len() as u64);
         }
@@ -104,17 +104,17 @@ impl Body {
     }
 
     /// The whole of it, if it is short and there.
-    pub(crate) fn short(&self) -> Option<&Bytes> {
+    pub fn short(&self) -> Option<&Bytes> {
         self.short.get()
     }
 
     /// Bytes of memory that are the body's own.
-    pub(crate) fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         self.short.get().map_or(0, Bytes::len)
     }
 
     /// The next bytes came. Waits while all readers are far behind.
-    pub(super) async fn push(&self, mut bytes: Bytes) {
+    pub(crate) async fn push(&self, mut bytes: Bytes) {
         while !bytes.is_empty() {
             let step = {
                 let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,7 +150,7 @@ impl Body {
     }
 
     /// All of it is there.
-    pub(super) fn complete(&self) {
+    pub(crate) fn complete(&self) {
         {
             let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
             if tail.start == 0 && tail.bytes.len() <= SHORT {
@@ -165,7 +165,7 @@ impl Body {
     }
 
     /// The rest will never come.
-    pub(super) fn cut_off(&self) {
+    pub(crate) fn cut_off(&self) {
         self.progress.send_modify(|progress| progress.end = End::CutOff);
     }
 
@@ -197,12 +197,12 @@ impl Body {
     }
 
     /// Whether a piece of it was missed: it is of no use any more.
-    pub(crate) fn is_lost(&self) -> bool {
+    pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
     }
 
     /// Whether a reader could begin at `offset`, or will when it has come in.
-    pub(crate) async fn can_begin_at(&self, offset: u64) -> bool {
+    pub async fn can_begin_at(&self, offset: u64) -> bool {
         self.progress.borrow().length <= offset || self.piece_at(offset).await.is_ok()
     }
 
@@ -215,7 +215,7 @@ impl Body {
 
 /// One reader of a body.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub struct Reader {
     body: Arc<Body>,
     offset: u64,
     progress: watch::Receiver<Progress>,
@@ -223,7 +223,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// Begins at `offset`.
-    pub(crate) fn new(body: Arc<Body>, offset: u64) -> Self {
+    pub fn new(body: Arc<Body>, offset: u64) -> Self {
         body.readers.fetch_add(1, Ordering::AcqRel);
         body.furthest.fetch_max(offset, Ordering::AcqRel);
         let progress = body.progress.subscribe();
@@ -231,7 +231,7 @@ impl Reader {
     }
 
     /// The next bytes, at most up to `end`; none at the end. Waits for what has not come yet.
-    pub(crate) async fn next(&mut self, end: u64) -> Result<Option<Bytes>, BodyError> {
+    pub async fn next(&mut self, end: u64) -> Result<Option<Bytes>, BodyError> {
         if self.offset >= end {
             return Ok(None);
         }

@@ -1,0 +1,121 @@
+//! The shell around `umbel-http-cache`, for whoever is a shared HTTP cache (RFC 9111) of pulled sites: an edge in front of
+//! origins, an origin in front of a provider's server. Here is who asks and who waits (`turn`), what comes of a question
+//! (`fetch`), where responses and their bodies lie ([`Shelves`], [`Body`]), and what of them answers a request ([`Planned`]).
+//!
+//! Whom to ask is the caller's, by [`Ask`]; so is how answers leave (paced, metered). Nothing here knows of edges, origins or
+//! accounts. Start with [`SharedCache::answer`].
+
+use std::sync::Arc;
+
+use axum::body::Body as HttpBody;
+use http::{Response, StatusCode, request::Parts};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use umbel_http_cache::{Policy, invalidates};
+
+mod answer;
+mod body;
+mod fetch;
+mod key;
+mod plan;
+mod shelf;
+mod turn;
+
+pub use answer::Answered;
+pub use body::{Body, BodyError, Pieces, Reader};
+pub use key::Key;
+pub use plan::{Planned, Segment};
+pub use shelf::{Shelves, Variant};
+
+use self::{answer::Same, turn::Turns};
+
+/// Whom a cache asks for what it has not stored.
+pub trait Ask: std::fmt::Debug + Send + Sync + 'static {
+    /// The answer to a request that has no body and whose URI has a path and nothing before it.
+    fn ask(&self, site_id: &str, request: &Parts) -> impl Future<Output = Result<Response<HttpBody>, Failed>> + Send;
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Failed {
+    /// What the reader gets.
+    pub status: StatusCode,
+    /// A word for `Cache-Status`.
+    pub reason: String,
+    /// For people.
+    pub text: String,
+}
+
+impl Failed {
+    /// `reason` is one word for programs, `text` is for people.
+    pub fn new(status: StatusCode, reason: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { status, reason: reason.into(), text: text.into() }
+    }
+
+    /// The answer has nothing to do with the question.
+    pub(crate) fn nonsense() -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "nonsense", "the server answers something else than it was asked")
+    }
+
+    /// Whoever asked had something stale to make do with, which is not for all.
+    pub(crate) fn stale() -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "failed", "the server does not answer")
+    }
+
+    /// Whoever asked for several was stopped.
+    pub(crate) fn stopped() -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "stopped", "nobody is asked any more")
+    }
+}
+
+/// Everything that is stored, and who is asking for more.
+#[derive(Debug)]
+pub struct SharedCache<A> {
+    name: &'static str,
+    policy: Policy,
+    shelves: Shelves,
+    pieces: Pieces,
+    turns: Turns<Same, Failed>,
+    ask: A,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl<A: Ask> SharedCache<A> {
+    /// A cache that calls itself `name` in `Cache-Status`, and keeps bodies that are not short in `pieces`. It asks in tasks
+    /// of `tasks`, until `shutdown`.
+    pub fn new(
+        name: &'static str,
+        shelves: Shelves,
+        pieces: Pieces,
+        ask: A,
+        (tasks, shutdown): (TaskTracker, CancellationToken),
+    ) -> Arc<Self> {
+        let (policy, turns) = (Policy::default(), Turns::new());
+        Arc::new(Self { name, policy, shelves, pieces, turns, ask, tasks, shutdown })
+    }
+
+    /// Whom it asks.
+    pub fn ask(&self) -> &A {
+        &self.ask
+    }
+
+    /// What is stored.
+    pub fn shelves(&self) -> &Shelves {
+        &self.shelves
+    }
+
+    /// Forgets what a request that went past the cache has changed (RFC 9111, section 4.4).
+    pub fn passed(&self, site_id: &str, request: &Parts, response: &http::response::Parts) {
+        for changed in invalidates(request, response) {
+            self.shelves.remove(&Key::of(site_id, &changed));
+        }
+    }
+
+    /// Writes to disk what is still on its way there.
+    pub async fn close(&self) {
+        if let Err(error) = self.pieces.close().await {
+            tracing::warn!(%error, "the store of bodies was not closed cleanly");
+        }
+    }
+}
