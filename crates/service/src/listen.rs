@@ -2,7 +2,7 @@
 //! ([`Connection`], and [`PeerIdentity`] of a client with a certificate) as request extensions.
 //!
 //! Slow handshakes and slow headers are cut off, connections are counted against a limit, and at shutdown what runs is
-//! finished up to a deadline.
+//! finished up to a deadline. Requests that can be read in two ways are refused, and their connections closed (`listen/framing.rs`).
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use axum::{
     Router,
     body::{Body, HttpBody},
 };
-use http::{Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::Authority};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -29,7 +29,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use self::stream::{Strict, Talk};
 use crate::tls::PeerIdentity;
+
+mod framing;
+#[cfg(test)]
+mod refused;
+mod stream;
 
 /// What is known of a connection; an extension of each of its requests.
 #[derive(Debug, Clone)]
@@ -169,12 +175,13 @@ async fn serve_connection<S>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let remote = connection.remote;
+    let (stream, talk) = Strict::new(stream);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(connection.clone());
         if let Some(identity) = &identity {
             request.extensions_mut().insert(identity.clone());
         }
-        answer(app.clone(), request)
+        answer(app.clone(), request, talk.clone())
     });
     let builder = builder(limits);
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
@@ -190,15 +197,27 @@ async fn serve_connection<S>(
     }
 }
 
-async fn answer(app: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(app: Router, request: Request<Incoming>, talk: Arc<Talk>) -> Result<Response<Body>, Infallible> {
     if !is_for_one_host(&request) {
-        let mut refusal = Response::new(Body::from("an HTTP/1.1 request has one Host field\n"));
-        *refusal.status_mut() = StatusCode::BAD_REQUEST;
-        return Ok(refusal);
+        return Ok(refusal("an HTTP/1.1 request has one Host field, and a target with a host has the same\n"));
     }
     let is_head = *request.method() == Method::HEAD;
     let response = app.oneshot(request.map(Body::new)).await?;
+    if talk.is_refused() {
+        return Ok(refusal("the content of this request is malformed\n"));
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        talk.leave_http();
+    }
     Ok(if is_head { without_content(response) } else { response })
+}
+
+/// Whoever may read a request otherwise than we do does not get to send another (RFC 9112, section 11.2).
+fn refusal(reason: &'static str) -> Response<Body> {
+    let mut refusal = Response::new(Body::from(reason));
+    *refusal.status_mut() = StatusCode::BAD_REQUEST;
+    refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    refusal
 }
 
 /// The answer to HEAD: what is known of the content, and nothing of it (RFC 9110, section 9.3.2). Over HTTP/2 nobody else
@@ -213,8 +232,21 @@ fn without_content(response: Response<Body>) -> Response<Body> {
 
 /// RFC 9112, section 3.2. Where there are two, the next program on the way may have read the other one.
 fn is_for_one_host<B>(request: &Request<B>) -> bool {
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    hosts == 1 || (hosts == 0 && request.version() != Version::HTTP_11)
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => false,
+        (None, None) => request.version() != Version::HTTP_11,
+        // HTTP/2 says it in the target, and who answers compares the two.
+        (Some(host), None) => request.version() > Version::HTTP_11 || is_same_host(request.uri(), host),
+    }
+}
+
+fn is_same_host(target: &Uri, field: &HeaderValue) -> bool {
+    let Some(authority) = target.authority() else { return true };
+    let Ok(field) = Authority::try_from(field.as_bytes()) else { return false };
+    let usual = if target.scheme_str() == Some("https") { 443 } else { 80 };
+    let port = |authority: &Authority| authority.port_u16().unwrap_or(usual);
+    authority.host().eq_ignore_ascii_case(field.host()) && port(authority) == port(&field)
 }
 
 fn builder(limits: Limits) -> Builder<TokioExecutor> {

@@ -1,0 +1,138 @@
+//! A client's connection as the HTTP library sees it: what can be read in two ways ends there (`framing.rs`).
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
+use tracing::debug;
+
+use super::framing::Framing;
+
+/// For reading over what a client still sends when it has its answer: closed before, it would lose the answer with it
+/// (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What the stream and those who answer on it tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Talk {
+    refused: AtomicBool,
+    other_protocol: AtomicBool,
+}
+
+impl Talk {
+    /// Whether the client sent what can be read in two ways.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
+    }
+
+    /// What the client sends from now on is not HTTP/1.1.
+    pub(super) fn leave_http(&self) {
+        self.other_protocol.store(true, Ordering::Release);
+    }
+}
+
+/// Reads along.
+#[derive(Debug)]
+pub(super) struct Strict<S> {
+    inner: S,
+    framing: Framing,
+    talk: Arc<Talk>,
+    /// Said to the library in the client's place, after what is refused.
+    last_words: &'static [u8],
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Strict<S> {
+    pub(super) fn new(inner: S) -> (Self, Arc<Talk>) {
+        let talk = Arc::new(Talk::default());
+        (Self { inner, framing: Framing::new(), talk: talk.clone(), last_words: &[], linger: None }, talk)
+    }
+
+    /// Puts a NUL where the library must not read on, and an end of the head behind it, which it waits for: no head may have
+    /// one, so it answers 400 and closes. In content the connection ends there, and that is an error, too.
+    fn check(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+        if self.talk.other_protocol.load(Ordering::Acquire) {
+            self.framing.leave();
+        }
+        let Some(read) = buffer.filled_mut().get_mut(before..) else { return };
+        let Err((index, why)) = self.framing.follow(read) else { return };
+        debug!(%why, "a client's bytes are refused");
+        if let Some(byte) = read.get_mut(index) {
+            *byte = 0;
+        }
+        buffer.set_filled(before + index + 1);
+        if self.framing.is_in_head() {
+            self.last_words = b"\r\n\r\n";
+        }
+        self.talk.refused.store(true, Ordering::Release);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.talk.is_refused() {
+            let (said, rest) = self.last_words.split_at(self.last_words.len().min(buffer.remaining()));
+            buffer.put_slice(said);
+            self.last_words = rest;
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        self.check(buffer, before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+        if self.framing.is_within() || self.talk.is_refused() { self.poll_linger(cx) } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Strict<S> {
+    /// Until the client has closed as well, or its time is over.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let over = self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut scratch = [0; 4096];
+        while over.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
