@@ -13,6 +13,7 @@ use crate::{
     secrets,
 };
 
+pub(crate) mod delivery;
 mod names;
 mod pull;
 
@@ -44,6 +45,7 @@ struct Row {
     reader_keys: Vec<Vec<u8>>,
     pull_upstreams: Vec<String>,
     pull_host: String,
+    delivery: Option<String>,
 }
 
 /// Sites that are not deleted: those of one account, of these ids, of this name; each filter may be absent.
@@ -57,6 +59,7 @@ async fn rows(
         Row,
         r#"select s.id, s.account_id, a.name as account, s.name, s.public_key, s.signing_seed, s.wrapping_key, s.public,
              s.cache_control, s.lookup_ttl_ms, s.peers, s.trust_domains, s.created_at, s.pull_upstreams, s.pull_host,
+             s.delivery::text as delivery,
              array(select h.host from site_hosts h where h.site_id = s.id order by h.host) as "hosts!",
              array(select k.id from reader_keys k where k.site_id = s.id order by k.id) as "reader_key_ids!",
              array(select k.public_key from reader_keys k where k.site_id = s.id order by k.id) as "reader_keys!"
@@ -118,6 +121,8 @@ impl Row {
             signing_seed: self.signing_seed.into(),
             wrapping_key: self.wrapping_key.into(),
             pull,
+            // Damaged, it is logged: a site without its rules is better than none.
+            delivery: self.delivery.and_then(|text| delivery::read(&text).ok()),
         }
     }
 }

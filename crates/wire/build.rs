@@ -3,6 +3,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=../content/proto");
+    println!("cargo:rerun-if-changed=../delivery/proto");
     let files = protox::compile(
         [
             "umbel/agent/v1/agent.proto",
@@ -10,11 +11,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "umbel/origin/v1/origin.proto",
             "umbel/control/v1/control.proto",
         ],
-        ["proto", "../content/proto"],
+        ["proto", "../content/proto", "../delivery/proto"],
     )?;
     tonic_prost_build::configure()
         .bytes(".")
         .extern_path(".umbel.content.v1", "::umbel_content::proto")
+        .extern_path(".umbel.delivery.v1", "::umbel_delivery::proto")
         // These carry secrets: `redact.rs` writes their Debug by hand.
         .skip_debug([
             "umbel.agent.v1.Hello",

@@ -6,8 +6,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_wire::token::TokenSigner;
 
 use crate::{
-    agents::session::Sessions, cache::Cache, fill::Fill, fleet::Fleet, lookup::Lookup, meter::Meter, metrics::Metrics,
-    petal::PetalHandle, plaintext::Plaintext, spool::Spool, uplink::Uplink, view::Current,
+    agents::session::Sessions, cache::Cache, deliver::Encodings, fill::Fill, fleet::Fleet, lookup::Lookup,
+    meter::Meter, metrics::Metrics, petal::PetalHandle, plaintext::Plaintext, spool::Spool, uplink::Uplink,
+    view::Current,
 };
 
 /// The parts of one edge.
@@ -22,6 +23,7 @@ pub(crate) struct Core {
     pub(crate) plaintext: Plaintext,
     /// Of sites that are pulled.
     pub(crate) cache: Arc<Cache>,
+    pub(crate) encodings: Encodings,
     pub(crate) spool: Arc<Spool>,
     pub(crate) meter: Meter,
     pub(crate) metrics: Metrics,

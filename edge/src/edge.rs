@@ -24,6 +24,7 @@ use crate::{
     cache::{self, Origins},
     config::Config,
     core::Core,
+    deliver::Encodings,
     fill::Fill,
     fleet::Fleet,
     listen::{self, Doors},
@@ -189,7 +190,7 @@ async fn build(
     let core = Arc::new(Core {
         node_id: identity.node_id.clone(),
         signer,
-        view: Current::new(current),
+        view: Current::new(&identity.node_id, current),
         lookup: Arc::new(Lookup::new(fleet.clone(), Arc::new(lookups), tasks.clone(), shutdown.clone())),
         plaintext: Plaintext::new(
             limits.plaintext_cache,
@@ -199,6 +200,7 @@ async fn build(
             shutdown.clone(),
         ),
         cache,
+        encodings: Encodings::new(limits.plaintext_cache / 8, metrics.clone()),
         meter: Meter { spool: spool.clone(), metrics: metrics.clone() },
         sessions: Sessions::new(limits.sessions),
         uplink: limits.uplink.map(Uplink::new),

@@ -11,6 +11,7 @@ mod agents;
 mod cache;
 mod config;
 mod core;
+mod deliver;
 mod edge;
 mod fill;
 mod fleet;

@@ -39,6 +39,7 @@ pub(crate) struct Metrics {
     /// Plaintext bytes to HTTP readers.
     pub(crate) reader_bytes: Counter,
     sent_bytes: Family<Size, Counter>,
+    encoded_bytes: Family<Kind, Counter>,
     /// Live sessions of agents.
     pub(crate) sessions: Gauge,
     /// Bytes that wait for the control plane.
@@ -59,6 +60,11 @@ impl Metrics {
             "sent_bytes",
             "Ciphertext bytes sent to agents, by size of the object",
             self.sent_bytes.clone(),
+        );
+        registry.register(
+            "encoded_bytes",
+            "Bytes of answers that were encoded for readers, before (plain) and after (encoded)",
+            self.encoded_bytes.clone(),
         );
         registry.register("sessions", "Live sessions of agents", self.sessions.clone());
         registry.register(
@@ -84,6 +90,13 @@ impl Metrics {
     pub(crate) fn sent(&self, length: u64, bytes: usize) {
         let object = if length < LARGE_OBJECT { "small" } else { "large" };
         self.sent_bytes.get_or_create(&Size { object }).inc_by(bytes as u64);
+    }
+
+    /// So many bytes to a reader became so many.
+    pub(crate) fn encoded(&self, plain: usize, encoded: usize) {
+        for (kind, bytes) in [("plain", plain), ("encoded", encoded)] {
+            self.encoded_bytes.get_or_create(&Kind { kind }).inc_by(bytes as u64);
+        }
     }
 
     /// A chunk was looked for and found here (`memory`, `disk`, `plaintext`), or not (`miss`).

@@ -20,6 +20,7 @@ use crate::{
     access::{self, NoAccess},
     cache,
     core::Core,
+    deliver,
     fill::Found,
     lookup::{LookupError, Version},
     refusal::refusal,
@@ -39,10 +40,7 @@ const CACHE_NAME: &str = "umbel-edge";
 /// Answers one request of a reader.
 pub(crate) async fn answer(core: &Arc<Core>, request: Request<Body>) -> Response<Body> {
     let is_head = request.method() == Method::HEAD;
-    let response = match serve(core, request).await {
-        Ok(response) => response,
-        Err(refused) => *refused,
-    };
+    let response = serve(core, request).await.unwrap_or_else(|refused| *refused);
     core.metrics.answered(response.status());
     if is_head {
         // The fields say what a GET would bring.
@@ -59,11 +57,17 @@ async fn serve(core: &Arc<Core>, request: Request<Body>) -> Answered {
     let view = core.view.load_full();
     let (parts, body) = request.into_parts();
     let site = find_site(&view, &parts)?;
-    if site.pull.is_some() {
-        pulled(core, &view, site, parts, body).await
+    Ok(deliver::answer(core, &view, site, parts, body).await)
+}
+
+/// What the site has, or why there is nothing.
+pub(crate) async fn content(core: &Arc<Core>, view: &View, site: &Site, request: Parts, body: Body) -> Response<Body> {
+    let answered = if site.pull.is_some() {
+        pulled(core, view, site, request, body).await
     } else {
-        uploaded(core, &view, site, &parts).await
-    }
+        uploaded(core, view, site, &request).await
+    };
+    answered.unwrap_or_else(|refused| *refused)
 }
 
 /// What the provider's own server has.

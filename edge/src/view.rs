@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
+use http::Uri;
 use tokio::sync::watch;
+use tracing::warn;
+use umbel_delivery::Rules;
 use umbel_service::installation::Installation;
 use umbel_wire::{
     agent,
@@ -20,16 +23,22 @@ pub(crate) struct View {
     /// As agents are told.
     pub(crate) fleet: agent::Fleet,
     reader_keys: BTreeMap<String, KeySet>,
+    /// Of the sites that have any, by site id.
+    rules: BTreeMap<String, Rules>,
+    /// Where this edge answers readers over TLS, as they see it.
+    pub(crate) https_port: u16,
 }
 
 impl View {
-    fn of(installation: Arc<Installation>) -> Self {
+    fn of(node_id: &str, installation: Arc<Installation>) -> Self {
         let reader_keys = installation.sites.values().map(|site| (site.id.clone(), reader_keys(site))).collect();
         Self {
             membership_keys: installation.membership_key_set(),
             ticket_keys: installation.ticket_key_set(),
             fleet: fleet(&installation),
             reader_keys,
+            rules: installation.sites.values().filter_map(rules).collect(),
+            https_port: https_port(node_id, &installation),
             installation,
         }
     }
@@ -38,6 +47,29 @@ impl View {
     pub(crate) fn reader_keys(&self, site_id: &str) -> KeySet {
         self.reader_keys.get(site_id).cloned().unwrap_or_default()
     }
+
+    /// How answers of this site leave, if it says anything about it.
+    pub(crate) fn rules(&self, site_id: &str) -> Option<&Rules> {
+        self.rules.get(site_id)
+    }
+}
+
+/// Checked by the control plane. One that knows more than this edge may send what is a mistake to it: better no rules than half
+/// of them.
+fn rules(site: &Site) -> Option<(String, Rules)> {
+    match Rules::of(site.delivery.as_ref()?) {
+        Ok(rules) => Some((site.id.clone(), rules)),
+        Err(mistakes) => {
+            warn!(site = site.name, %mistakes, "the site's delivery rules are not understood and left out");
+            None
+        }
+    }
+}
+
+fn https_port(node_id: &str, installation: &Installation) -> u16 {
+    let addresses = installation.nodes.get(node_id).and_then(|node| node.addresses.as_ref());
+    let url = addresses.and_then(|addresses| addresses.public_url.parse::<Uri>().ok());
+    url.and_then(|url| url.port_u16()).unwrap_or(443)
 }
 
 fn reader_keys(site: &Site) -> KeySet {
@@ -62,15 +94,17 @@ fn fleet(installation: &Installation) -> agent::Fleet {
 /// The current view.
 #[derive(Debug)]
 pub(crate) struct Current {
+    node_id: String,
     view: ArcSwap<View>,
     changes: watch::Sender<u64>,
 }
 
 impl Current {
     /// Starts with this configuration.
-    pub(crate) fn new(installation: Arc<Installation>) -> Self {
+    pub(crate) fn new(node_id: &str, installation: Arc<Installation>) -> Self {
         let changes = watch::Sender::new(installation.version);
-        Self { view: ArcSwap::from_pointee(View::of(installation)), changes }
+        let view = ArcSwap::from_pointee(View::of(node_id, installation));
+        Self { node_id: node_id.to_owned(), view, changes }
     }
 
     /// Reads without waiting for anyone.
@@ -86,7 +120,7 @@ impl Current {
     /// From now on this one.
     pub(crate) fn replace(&self, installation: Arc<Installation>) {
         let version = installation.version;
-        self.view.store(Arc::new(View::of(installation)));
+        self.view.store(Arc::new(View::of(&self.node_id, installation)));
         self.changes.send_replace(version);
     }
 

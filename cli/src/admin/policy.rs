@@ -7,12 +7,17 @@ use reqwest::Method;
 use umbel_control_plane::api::PolicyChange;
 
 use super::Session;
+
+mod delivery;
+
 use crate::rest::segment;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Show a site's policy
     Show { site: String },
+    /// Show or set how a site's answers leave the edges: compression, HTTPS, CORS, headers, error pages, limits
+    Delivery(delivery::Delivery),
     /// Change a site's policy; what is not given stays
     Set {
         site: String,
@@ -47,6 +52,7 @@ impl Command {
                 let site = session.api.get(&format!("sites/{}", segment(&site))).await?;
                 session.show(&site["policy"])
             }
+            Self::Delivery(delivery) => delivery.run(session).await,
             Self::Set { site, wanted } => {
                 let path = format!("sites/{}/policy", segment(&site));
                 session.send(Method::PATCH, &path, &change(wanted)).await

@@ -2,10 +2,12 @@
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::StatusCode,
     routing::{get, patch, put},
 };
+
+use umbel_delivery::Document;
 
 use super::{Answer, Body, Path, Query};
 use crate::{
@@ -17,12 +19,19 @@ use crate::{
     usage,
 };
 
+/// A delivery document, with its error pages.
+const MAX_DOCUMENT: usize = 512 << 10;
+
 pub(super) fn routes() -> Router<ControlPlane> {
     Router::new()
         .route("/sites", get(list).post(create))
         .route("/sites/{name}", get(show).delete(delete))
         .route("/sites/{name}/hosts/{host}", put(add_host).delete(remove_host))
         .route("/sites/{name}/policy", patch(change_policy))
+        .route(
+            "/sites/{name}/delivery",
+            get(show_delivery).put(put_delivery).layer(DefaultBodyLimit::max(MAX_DOCUMENT)),
+        )
         .route("/sites/{name}/reader-keys/{id}", put(put_reader_key).delete(delete_reader_key))
         .route("/usage", get(report))
 }
@@ -92,6 +101,24 @@ async fn change_policy(
     Body(change): Body<PolicyChange>,
 ) -> Answer<Site> {
     Ok(Json(sites::change_policy(&state.db, caller.scope(), &name, &change).await?))
+}
+
+async fn show_delivery(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Answer<Document> {
+    Ok(Json(sites::delivery::show(&state.db, caller.scope(), &name).await?))
+}
+
+async fn put_delivery(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Body(document): Body<Document>,
+) -> Answer<Document> {
+    sites::delivery::put(&state.db, caller.scope(), &name, &document).await?;
+    Ok(Json(document))
 }
 
 async fn put_reader_key(

@@ -25,6 +25,34 @@ async fn follow(events: &mut Events, installation: &mut Installation, done: impl
 }
 
 #[tokio::test]
+async fn a_delivery_document_is_checked_kept_as_written_and_sent() {
+    let world = World::start().await;
+    world.create_site(&world.admin, "films", &["films.test"]).await;
+    let edge = world.node(NodeRole::Edge).await;
+    let mut events = watch(&world, &edge, 0).await.unwrap();
+    let mut installation = Installation::default();
+    installation.apply(next(&mut events).await);
+    let path = "sites/films/delivery";
+    assert_eq!(world.admin("GET", path, Value::Null).await, (200, json!({})));
+    let document = json!({ "compression": { "min_size": "2 KiB" }, "https": { "hsts": { "max_age": "1d" } } });
+    assert_eq!(world.admin("PUT", path, document.clone()).await, (200, document.clone()));
+    assert_eq!(world.admin("GET", path, Value::Null).await, (200, document.clone()));
+    let sent = |now: &Installation| now.site_by_name("films").unwrap().delivery.clone();
+    follow(&mut events, &mut installation, |now| sent(now).is_some()).await;
+    assert_eq!(serde_json::to_value(sent(&installation).unwrap()).unwrap(), document);
+    let wrong = json!({ "compression": { "codings": ["lzma"], "types": ["x"] } });
+    let (status, problem) = world.admin("PUT", path, wrong).await;
+    let named = ["compression.codings[0]", "compression.types[0]"];
+    assert!(
+        status == 400 && named.iter().all(|place| problem["detail"].as_str().unwrap().contains(place)),
+        "{problem}"
+    );
+    assert_eq!(world.admin("PUT", path, json!({})).await.0, 200);
+    follow(&mut events, &mut installation, |now| sent(now).is_none()).await;
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_snapshot_then_changes_then_only_what_was_missed() {
     let world = World::start().await;
     world.create_site(&world.admin, "films", &["films.test"]).await;

@@ -88,6 +88,15 @@ impl<'a> RequestTag<'a> {
         allowed.then(|| (Self { weak, opaque: &opaque[..end] }, &opaque[end + 1..]))
     }
 
+    pub(crate) const fn is_weak(&self) -> bool {
+        self.weak
+    }
+
+    /// Its text without quotes.
+    pub(crate) const fn opaque(&self) -> &'a [u8] {
+        self.opaque
+    }
+
     /// RFC 9110, section 8.8.3.2: the same as the tag of a stored response, whether weak or strong.
     pub(crate) fn is_weakly(&self, other: &RequestTag<'_>) -> bool {
         self.opaque == other.opaque
@@ -122,7 +131,7 @@ pub(crate) fn any_tag<'a>(
     fields.map(|field| field.as_bytes().trim_ascii()).any(|list| list == b"*" || tags(list).any(|tag| matches(&tag)))
 }
 
-fn tags(mut list: &[u8]) -> impl Iterator<Item = RequestTag<'_>> {
+pub(crate) fn tags(mut list: &[u8]) -> impl Iterator<Item = RequestTag<'_>> {
     std::iter::from_fn(move || {
         let start = list.iter().position(|b| !matches!(b, b' ' | b'\t' | b','))?;
         let (tag, rest) = RequestTag::read(&list[start..])?;

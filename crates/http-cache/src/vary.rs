@@ -44,7 +44,7 @@ fn vary(response: &HeaderMap) -> Option<Vec<HeaderName>> {
 }
 
 /// A field's lines as one.
-fn said<'a>(request: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+pub(crate) fn said<'a>(request: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut lines = request.get_all(name).iter().map(HeaderValue::as_bytes);
     let first = lines.next()?;
     let separator: &[u8] = if *name == COOKIE { b"; " } else { b", " };
@@ -90,7 +90,7 @@ fn choice(member: &[u8], cased: bool) -> Vec<u8> {
 }
 
 /// `q=0.5` as 500 (RFC 9110, section 12.4.2).
-fn weight(parameter: &[u8]) -> Option<u16> {
+pub(crate) fn weight(parameter: &[u8]) -> Option<u16> {
     let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="))?;
     let (whole, fraction) = (value.first()?, value.get(1..)?);
     let digits = match fraction {

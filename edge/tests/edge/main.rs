@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "the modules of a test have no outside")]
 
 mod agents;
+mod delivery;
 mod network;
 mod pulled;
 mod readers;

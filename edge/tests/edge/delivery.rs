@@ -1,0 +1,232 @@
+//! How answers leave by the rules of their site.
+
+use std::{io::Read, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use reqwest::Client;
+use tempfile::TempDir;
+use tokio_stream::StreamExt;
+use tower::ServiceExt;
+use umbel_edge::Edge;
+
+use crate::{
+    network::{Network, SITE},
+    readers::{field, get},
+};
+
+/// An edge in front of sites with rules: one is uploaded, one is pulled.
+struct Place {
+    network: Network,
+    edge: Edge,
+    client: Client,
+    _state: TempDir,
+}
+
+const SITES: [&str; 2] = ["https://docs.test", "https://pulled.test"];
+
+impl Place {
+    async fn with(rules: &str) -> Self {
+        let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+        for site in &mut network.snapshot.lock().unwrap().sites {
+            site.delivery = Some(toml::from_str(rules).unwrap());
+        }
+        network.publish();
+        let edge = network.edge("e1", state.path()).await;
+        let client = network.client(&edge, true);
+        Self { network, edge, client, _state: state }
+    }
+
+    /// Both sites have this at `path`.
+    fn has(&self, path: &str, text: &[u8]) {
+        self.network.origin.put(SITE, path, text, &[]);
+        self.provides(200, &[("content-type", "text/plain"), ("cache-control", "max-age=60"), ("etag", "\"e\"")], text);
+    }
+
+    /// The provider's server answers this to everything.
+    fn provides(&self, status: u16, fields: &[(&'static str, &'static str)], text: &[u8]) {
+        let mut answer = Response::new(Bytes::copy_from_slice(text));
+        *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+        let fields =
+            fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        answer.headers_mut().extend(fields);
+        self.network.origin.provide(move |_| {
+            let answer = answer.clone().map(Body::from);
+            async move { answer }
+        });
+    }
+
+    async fn get(&self, site: &str, path: &str, fields: &[(&str, &str)]) -> reqwest::Response {
+        get(&self.client, &format!("{site}{path}"), fields).await
+    }
+
+    fn last_asked(&self, name: &str) -> String {
+        let passed_on = self.network.origin.passed_on.lock().unwrap();
+        let value = passed_on.last().unwrap().2.get(name).cloned();
+        value.map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
+    }
+
+    /// The value of a line of the metrics.
+    async fn metric(&self, name: &str) -> f64 {
+        let request = Request::get("/metrics").body(Body::empty()).unwrap();
+        let answer = self.edge.ops().app().oneshot(request).await.unwrap();
+        let text = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        let text = std::str::from_utf8(&text).unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0").trim().parse().unwrap()
+    }
+}
+
+fn text(length: usize) -> Vec<u8> {
+    (0..length).flat_map(|n| format!("{} ", n % 997).into_bytes()).take(length).collect()
+}
+
+fn decoded(coding: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut reader: Box<dyn Read> = match coding {
+        "br" => Box::new(brotli::Decompressor::new(bytes, 4096)),
+        "zstd" => Box::new(zstd::stream::read::Decoder::new(bytes).unwrap()),
+        "gzip" => Box::new(flate2::read::GzDecoder::new(bytes)),
+        _ => Box::new(bytes),
+    };
+    let mut out = Vec::new();
+    reader.read_to_end(&mut out).unwrap();
+    out
+}
+
+#[tokio::test]
+async fn each_reader_gets_the_coding_that_he_takes() {
+    let place = Place::with("compression = {}").await;
+    // One is encoded as a whole, one as it passes.
+    for length in [5_000, 200_000, 2_000_000] {
+        let whole = text(length);
+        let path = format!("/{length}");
+        place.has(&path, &whole);
+        for site in SITES {
+            for (accepted, coding) in [
+                ("gzip, deflate, br, zstd", "br"),
+                ("zstd", "zstd"),
+                ("gzip;q=0.5", "gzip"),
+                ("identity", ""),
+                ("br", "br"),
+            ] {
+                let response = place.get(site, &path, &[("accept-encoding", accepted)]).await;
+                assert_eq!(field(&response, "content-encoding"), coding, "{site} {accepted}");
+                assert_eq!(field(&response, "vary"), "accept-encoding");
+                let tag = field(&response, "etag").to_owned();
+                assert_eq!(tag.ends_with(&format!("--{coding}\"")), !coding.is_empty(), "{tag}");
+                assert_eq!(tag.starts_with("W/"), !coding.is_empty(), "{tag}");
+                let head = place.client.head(format!("{site}{path}")).header("accept-encoding", accepted);
+                let head = head.send().await.unwrap();
+                for name in ["content-encoding", "etag", "vary", "content-type"] {
+                    assert_eq!(field(&head, name), field(&response, name), "{name} of HEAD");
+                }
+                let body = response.bytes().await.unwrap();
+                assert!(coding.is_empty() || body.len() < length / 2);
+                assert!(decoded(coding, &body) == whole, "{site} {accepted} {length}");
+                let known = [("accept-encoding", accepted), ("if-none-match", tag.as_str())];
+                let response = place.get(site, &path, &known).await;
+                assert_eq!((response.status(), field(&response, "etag")), (StatusCode::NOT_MODIFIED, tag.as_str()));
+                assert_eq!(field(&response, "vary"), "accept-encoding");
+                // He who cannot read it any more gets it anew.
+                let response = place.get(site, &path, &[("if-none-match", &tag)]).await;
+                assert_eq!(response.status() == StatusCode::NOT_MODIFIED, coding.is_empty());
+            }
+        }
+    }
+    assert!(place.metric("umbel_edge_encoded_bytes_total{kind=\"encoded\"}").await > 0.0);
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn ranges_are_of_what_is_not_encoded() {
+    let place = Place::with("compression = {}").await;
+    let whole = text(20_000);
+    place.has("/a", &whole);
+    for site in SITES {
+        let both = [("accept-encoding", "br"), ("range", "bytes=10-19")];
+        let response = place.get(site, "/a", &both).await;
+        assert_eq!((response.status(), field(&response, "content-encoding")), (StatusCode::PARTIAL_CONTENT, ""));
+        assert_eq!(field(&response, "vary"), "accept-encoding");
+        let tag = field(&response, "etag").to_owned();
+        assert!(tag.starts_with('"'));
+        assert_eq!(response.bytes().await.unwrap(), whole[10..20]);
+        for (condition, partial) in [(tag.clone(), true), (format!("W/{}--br\"", tag.trim_end_matches('"')), false)] {
+            let response = place.get(site, "/a", &[both[0], both[1], ("if-range", &condition)]).await;
+            assert_eq!(response.status() == StatusCode::PARTIAL_CONTENT, partial, "{condition}");
+            assert_eq!(field(&response, "content-encoding"), if partial { "" } else { "br" });
+        }
+    }
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_encoded_is_left_alone() {
+    let place = Place::with("compression = { min_size = '2KiB', types = ['model/*'], codings = ['gzip'] }").await;
+    let whole = text(3000);
+    let stored = ("cache-control", "max-age=60");
+    for (number, (fields, length, coding)) in [
+        (&[("content-type", "text/css")] as &[_], 3000, "gzip"),
+        (&[("content-type", "model/x"), stored], 3000, "gzip"),
+        (&[("content-type", "text/css"), ("cache-control", "no-store")], 3000, "gzip"),
+        (&[("content-type", "text/css")], 2000, ""),
+        (&[("content-type", "image/png")], 3000, ""),
+        (&[("content-type", "text/css"), ("cache-control", "max-age=60, no-transform")], 3000, ""),
+        (&[("content-type", "text/css"), ("content-encoding", "zstd"), stored], 3000, "zstd"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        place.provides(200, fields, &whole[..length]);
+        let path = format!("/{number}");
+        let response = place.get(SITES[1], &path, &[("accept-encoding", "zstd, gzip;q=0.1")]).await;
+        assert_eq!(place.last_asked("accept-encoding"), "gzip");
+        assert_eq!(field(&response, "content-encoding"), coding, "{number}");
+        let body = response.bytes().await.unwrap();
+        let coding = if coding == "zstd" { "" } else { coding };
+        assert_eq!(decoded(coding, &body), &whole[..length], "{number}");
+    }
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn what_passes_is_not_held_back() {
+    let place = Place::with("compression = {}").await;
+    place.network.origin.provide(|_| async {
+        let first = tokio_stream::once(Ok::<_, std::io::Error>(Bytes::from_static(b"first")));
+        let body = Body::from_stream(first.chain(tokio_stream::pending()));
+        Response::builder().header("content-type", "text/html").body(body).unwrap()
+    });
+    for accepted in ["br", "zstd", "gzip"] {
+        let mut response = place.get(SITES[1], "/a", &[("accept-encoding", accepted)]).await;
+        assert_eq!(field(&response, "content-encoding"), accepted);
+        let mut seen = Vec::new();
+        while !readable(accepted, &seen) {
+            let chunk = tokio::time::timeout(Duration::from_secs(30), response.chunk()).await;
+            seen.extend(chunk.unwrap().unwrap().unwrap());
+        }
+    }
+    place.edge.stop().await;
+}
+
+/// What was only flushed has no end, but it can be read.
+fn readable(coding: &str, bytes: &[u8]) -> bool {
+    let mut reader: Box<dyn Read> = match coding {
+        "br" => Box::new(brotli::Decompressor::new(bytes, 4096)),
+        "zstd" => Box::new(zstd::stream::read::Decoder::new(bytes).unwrap()),
+        _ => Box::new(flate2::read::GzDecoder::new(bytes)),
+    };
+    let mut out = [0; 5];
+    reader.read_exact(&mut out).is_ok() && &out == b"first"
+}
+
+#[tokio::test]
+async fn browsers_are_told_to_use_https() {
+    let place = Place::with("https.hsts = { max_age = '1h', include_subdomains = true }").await;
+    place.has("/a", b"x");
+    for (path, status) in [("/a", 200), ("/../none", 404)] {
+        let response = place.get(SITES[0], path, &[]).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(field(&response, "strict-transport-security"), "max-age=3600; includeSubDomains");
+    }
+    place.edge.stop().await;
+}
