@@ -6,13 +6,12 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use axum::body::Body as HttpBody;
-use foyer::{BlockEngineConfig, DeviceBuilder, FsDeviceBuilder, HybridCacheBuilder, HybridCachePolicy};
 use http::{HeaderName, Method, Request, Response, StatusCode, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use umbel_http_cache::{CacheStatus, Forward, strip_hop_by_hop};
+use umbel_http_cache::{CacheStatus, Forward, Policy, strip_hop_by_hop};
 use umbel_service::passing;
-use umbel_shared_cache::{Answered, Failed, Pieces, SharedCache, Shelves};
+use umbel_shared_cache::{Answered, Failed, Place, SharedCache, Shelves, pieces};
 use umbel_wire::control::Site;
 
 pub(crate) use self::ask::Origins;
@@ -26,10 +25,6 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// As this cache calls itself in `Cache-Status`.
 const NAME: &str = "umbel-edge";
 
-/// A disk block of the store of bodies holds many pieces.
-const BLOCK: usize = 16 * 1024 * 1024;
-const WRITE_BUFFER: usize = 64 * 1024 * 1024;
-
 /// The cache of an edge.
 pub(crate) type Cache = SharedCache<Origins>;
 
@@ -41,26 +36,10 @@ pub(crate) async fn open(
     ends: (TaskTracker, CancellationToken),
 ) -> anyhow::Result<Arc<Cache>> {
     umbel_service::files::private_folder(folder)?;
-    let pieces = open_pieces(folder, limits).await.context("cannot open the store of bodies")?;
-    Ok(SharedCache::new(NAME, Shelves::new(limits.plaintext_cache / 2), pieces, origins, ends))
-}
-
-async fn open_pieces(folder: &Path, limits: &Limits) -> anyhow::Result<Pieces> {
-    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let device = FsDeviceBuilder::new(folder).with_capacity(size(limits.disk_cache)).build()?;
-    let engine = BlockEngineConfig::new(device)
-        .with_block_size(BLOCK)
-        .with_buffer_pool_size(WRITE_BUFFER)
-        .with_submit_queue_size_threshold(2 * WRITE_BUFFER);
-    let cache = HybridCacheBuilder::new()
-        .with_name("bodies")
-        .with_policy(HybridCachePolicy::WriteOnInsertion)
-        .memory(size(limits.plaintext_cache / 2))
-        .with_shards(8)
-        .with_weighter(|_, bytes: &bytes::Bytes| bytes.len() + 64)
-        .storage()
-        .with_engine_config(engine);
-    Ok(cache.build().await?)
+    let memory = limits.plaintext_cache / 2;
+    let pieces = pieces::open(folder, memory, limits.disk_cache).await.context("cannot open the store of bodies")?;
+    let place = Place { name: NAME, policy: Policy::default(), serves_while_revalidating: true };
+    Ok(SharedCache::new(place, Shelves::new(memory), pieces, origins, ends))
 }
 
 /// Answers a request for something of a site that is pulled.

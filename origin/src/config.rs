@@ -15,6 +15,8 @@
 //! | `uploads_kept` | `7days` | how long a multipart upload may take |
 //! | `pull_networks` | | private networks that sites may be pulled from, as `10.1.0.0/16`; public ones always |
 //! | `pull_ca` | | PEM file of more CAs that the servers of pulled sites may have certificates of |
+//! | `pull_memory` | `256MiB` | memory for what is stored of pulled sites |
+//! | `pull_disk` | `4GiB` | disk, in `state`, for their bodies that are not short |
 //! | `deleted_sites_kept` | `7days` | how long the content of a deleted site lies in the store, out of everybody's reach |
 
 use std::{
@@ -24,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use ipnet::IpNet;
 use umbel_service::config::Settings;
 use umbel_wire::control::Addresses;
@@ -63,7 +66,13 @@ pub struct Config {
     pub pull_networks: Vec<IpNet>,
     /// PEM file of CAs that providers' servers may have certificates of, besides the system's.
     pub pull_ca: Option<PathBuf>,
+    /// Bytes of memory for what is stored of pulled sites.
+    pub pull_memory: u64,
+    /// Bytes of disk for those of its bodies that are not short.
+    pub pull_disk: u64,
 }
+
+const MIB: u64 = 1024 * 1024;
 
 impl Config {
     /// Takes the origin's keys; mistakes are reported by `settings.finish()`.
@@ -95,8 +104,15 @@ impl Config {
             deleted_sites_kept: settings.or("deleted_sites_kept", days(7)).into(),
             pull_networks: settings.list("pull_networks"),
             pull_ca: settings.optional("pull_ca"),
+            pull_memory: settings.or("pull_memory", ByteSize(256 * MIB)).0,
+            pull_disk: settings.or("pull_disk", ByteSize(4096 * MIB)).0,
         };
         config.check_urls(settings);
+        for (key, bytes, least) in [("pull_memory", config.pull_memory, 16), ("pull_disk", config.pull_disk, 64)] {
+            if bytes < least * MIB {
+                settings.reject_key(key, format!("must be at least {least}MiB"));
+            }
+        }
         config
     }
 
@@ -144,6 +160,7 @@ mod tests {
             read("s3_url = \"https://s3.test:9000\"\ninternal_url = \"https://o.test:9443\"\nstate = \"/s\"").unwrap();
         assert_eq!(config.store, StoreUrl::Folder("/s/store".into()));
         assert_eq!(config.replaced_versions_kept, Duration::from_secs(24 * 3600));
+        assert_eq!(config.pull_memory, 256 << 20);
     }
 
     #[test]

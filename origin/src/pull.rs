@@ -1,32 +1,37 @@
-//! Sites that are pulled: what an edge asks for is asked of the provider's own web server (the origin is its shield). Any
-//! method and any path; bodies stream both ways.
+//! Sites that are pulled: what an edge asks for is asked of the provider's own web server. The origin is its shield: a shared
+//! cache like those of the edges (`umbel-shared-cache`), so that what several edges miss is one question to the provider. Any
+//! method and any path; what is not for the store streams through, both ways.
 //!
 //! An edge sends the reader's request as it is, with the site's id in [`SITE_HEADER`].
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use anyhow::Context;
 use axum::{
     body::Body,
     extract::Request,
     response::{IntoResponse, Response},
 };
-use http::{HeaderName, HeaderValue, StatusCode};
+use futures::{StreamExt, TryStreamExt, stream};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
+use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
-use umbel_service::installation::Installation;
-use umbel_wire::control::Pull as PullSettings;
+use umbel_http_cache::{CacheStatus, Policy};
+use umbel_service::{files, installation::Installation, passing};
+use umbel_shared_cache::{Answered, Failed, Place, Planned, SharedCache, Shelves, pieces};
 
-use self::{
-    client::PullClient,
-    forward::{Forward, PullError},
-    guard::Guard,
-};
+use self::{client::PullClient, forward::Forward, guard::Guard, provider::Providers};
 
 mod client;
 mod forward;
 mod guard;
+mod provider;
 mod upstreams;
 
 /// Says which site's server is meant. It goes no further.
@@ -35,47 +40,133 @@ pub(crate) const SITE_HEADER: HeaderName = HeaderName::from_static("umbel-site")
 /// Set on answers that are the origin's own and not the provider's: one word that says why.
 const FAILED_HEADER: HeaderName = HeaderName::from_static("umbel-failed");
 
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// As this cache calls itself in `Cache-Status`.
+const NAME: &str = "umbel-origin";
+
+/// What pulls may use.
+#[derive(Debug, Clone)]
+pub(crate) struct PullSettings {
+    /// Networks that may be pulled from though they are not public.
+    pub(crate) networks: Vec<IpNet>,
+    /// PEM file of more CAs.
+    pub(crate) roots: Option<PathBuf>,
+    /// Memory for responses, in bytes.
+    pub(crate) memory: u64,
+    /// Disk for bodies that are not short, in bytes.
+    pub(crate) disk: u64,
+    /// Where those lie.
+    pub(crate) folder: PathBuf,
+}
+
 /// The shield in front of providers' servers.
 #[derive(Debug, Clone)]
 pub(crate) struct Pull {
-    installation: watch::Receiver<Arc<Installation>>,
-    forward: Forward,
+    providers: Providers,
+    cache: Arc<SharedCache<Providers>>,
 }
 
 impl Pull {
-    /// `allowed` are networks that may be pulled from though they are not public; `roots` is a PEM file of more CAs.
-    pub(crate) fn new(
+    /// Questions are asked in tasks of `tasks`, until `end`.
+    pub(crate) async fn open(
+        settings: &PullSettings,
         installation: watch::Receiver<Arc<Installation>>,
-        allowed: Vec<IpNet>,
-        roots: Option<&Path>,
-        shutdown: CancellationToken,
+        (tasks, end): (TaskTracker, CancellationToken),
     ) -> anyhow::Result<Self> {
-        let client = PullClient::new(Guard::new(allowed), roots)?;
-        Ok(Self { installation, forward: Forward::new(client, shutdown) })
+        let client = PullClient::new(Guard::new(settings.networks.clone()), settings.roots.as_deref())?;
+        let providers = Providers::new(installation, Forward::new(client, tasks.clone(), end.clone()));
+        let cache = open_cache(&settings.folder, settings, providers.clone(), (tasks, end)).await?;
+        Ok(Self { providers, cache })
     }
 
     /// Answers an edge.
     pub(crate) async fn answer(&self, mut request: Request) -> Response {
-        let Some(settings) = self.settings(&request) else {
+        let site = request.headers_mut().remove(SITE_HEADER);
+        let site_id = site.as_ref().and_then(|id| id.to_str().ok()).filter(|id| self.providers.knows(id));
+        let Some(site_id) = site_id else {
             return (StatusCode::NOT_FOUND, [(FAILED_HEADER, "no-such-site")]).into_response();
         };
-        request.headers_mut().remove(SITE_HEADER);
-        match self.forward.request(&settings, request).await {
-            Ok(response) => response,
-            Err(error) => failed(&error),
+        if self.is_for_the_cache(&request) {
+            self.shared(site_id, request).await
+        } else {
+            self.pass(site_id, request).await
         }
     }
 
-    fn settings(&self, request: &Request) -> Option<PullSettings> {
-        let id = request.headers().get(SITE_HEADER)?.to_str().ok()?;
-        self.installation.borrow().sites.get(id)?.pull.clone()
+    /// Whether the answer may come from what is stored. The place for whatever keeps an origin from that.
+    fn is_for_the_cache(&self, request: &Request) -> bool {
+        let headers = request.headers();
+        matches!(*request.method(), Method::GET | Method::HEAD)
+            && request.body().is_end_stream()
+            && !headers.contains_key(header::UPGRADE)
+    }
+
+    async fn shared(&self, site_id: &str, request: Request) -> Response {
+        let (mut parts, _) = request.into_parts();
+        passing::end_to_end(&mut parts.headers);
+        match self.cache.answer(site_id, Arc::new(parts)).await {
+            Answered::Stored(planned, status) => stored(planned, &status),
+            Answered::Unshared(mut response, status) => {
+                response.headers_mut().append(CACHE_STATUS, status.to_value());
+                *response
+            }
+            Answered::Failed(failed, _) => failure(&failed),
+        }
+    }
+
+    /// Changes something, or is nothing that a cache understands.
+    async fn pass(&self, site_id: &str, request: Request) -> Response {
+        let asked = head_of(&request);
+        match self.providers.pass(site_id, request).await {
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                self.cache.passed(site_id, &asked, &head);
+                Response::from_parts(head, body)
+            }
+            Err(error) => failure(&error.into()),
+        }
     }
 }
 
-fn failed(error: &PullError) -> Response {
-    info!(error = error as &dyn std::error::Error, "a request could not be passed on");
-    let mut response = Response::new(Body::from(format!("{error}\n")));
-    *response.status_mut() = error.status();
-    response.headers_mut().insert(FAILED_HEADER, HeaderValue::from_static(error.reason()));
+async fn open_cache(
+    folder: &Path,
+    settings: &PullSettings,
+    providers: Providers,
+    ends: (TaskTracker, CancellationToken),
+) -> anyhow::Result<Arc<SharedCache<Providers>>> {
+    files::private_folder(folder)?;
+    // Heads and short bodies are what most questions are about; pieces are read while they come in, or from disk.
+    let (responses, in_pieces) = (settings.memory / 4 * 3, settings.memory / 4);
+    let pieces = pieces::open(folder, in_pieces, settings.disk).await.context("cannot open the store of bodies")?;
+    // Edges serve what is stale while they validate it. If the origin did so as well, it would tell them that it still holds.
+    let place = Place { name: NAME, policy: Policy::default(), serves_while_revalidating: false };
+    Ok(SharedCache::new(place, Shelves::new(responses), pieces, providers, ends))
+}
+
+/// Method, target and fields, without what belongs to the connection.
+fn head_of(request: &Request) -> Parts {
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = request.method().clone();
+    head.uri = request.uri().clone();
+    head.headers = request.headers().clone();
+    head
+}
+
+fn stored(Planned { status, headers, segments }: Planned, said: &CacheStatus) -> Response {
+    let bytes = stream::iter(segments).flat_map(|segment| segment.bytes().map_ok(|(bytes, _)| bytes).boxed());
+    let mut response = Response::new(Body::from_stream(bytes));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response.headers_mut().append(CACHE_STATUS, said.to_value());
+    response
+}
+
+fn failure(failed: &Failed) -> Response {
+    info!(reason = failed.reason, "a request could not be passed on");
+    let mut response = Response::new(Body::from(format!("{failed}\n")));
+    *response.status_mut() = failed.status;
+    let reason = HeaderValue::from_str(&failed.reason).unwrap_or(HeaderValue::from_static("failed"));
+    response.headers_mut().insert(FAILED_HEADER, reason);
     response
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context;
 use axum::Router;
 use tokio::{sync::watch, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use umbel_service::{
     follow::Follower,
@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     edges::Edges,
     meter::Meter,
-    pull::Pull,
+    pull::{Pull, PullSettings},
     s3,
     store::Store,
     sweep::{Keep, Sweep},
@@ -80,6 +80,25 @@ pub struct Origin {
     pub ops: SocketAddr,
     sweep: Sweep,
     tasks: JoinSet<()>,
+    /// What is being asked of providers' servers. It ends after those who may be waiting for it.
+    pulls: TaskTracker,
+    pulls_end: CancellationToken,
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.pulls_end.cancel();
+    }
+}
+
+fn pull_settings(config: &Config) -> PullSettings {
+    PullSettings {
+        networks: config.pull_networks.clone(),
+        roots: config.pull_ca.clone(),
+        memory: config.pull_memory,
+        disk: config.pull_disk,
+        folder: config.state.join("pulled"),
+    }
 }
 
 impl Origin {
@@ -114,10 +133,12 @@ impl Origin {
             ops: ops_listener.local_addr()?,
             sweep: sweep.clone(),
             tasks: JoinSet::new(),
+            pulls: TaskTracker::new(),
+            pulls_end: CancellationToken::new(),
         };
         let s3_app = s3::app(Shelf::new(store.clone()), installation.clone(), meter.clone());
-        let pull =
-            Pull::new(installation.clone(), config.pull_networks.clone(), config.pull_ca.as_deref(), shutdown.clone())?;
+        let pulls = (origin.pulls.clone(), origin.pulls_end.clone());
+        let pull = Pull::open(&pull_settings(config), installation.clone(), pulls).await?;
         let edges_app = Edges::new(store.clone(), installation.clone(), meter.clone()).app(pull);
         origin.serve(s3_listener, s3_app, &shutdown);
         origin.serve(internal_listener, edges_app, &shutdown);
@@ -142,6 +163,9 @@ impl Origin {
         while let Some(task) = self.tasks.join_next().await {
             task.context("a part of the origin broke")?;
         }
+        self.pulls_end.cancel();
+        self.pulls.close();
+        self.pulls.wait().await;
         Ok(())
     }
 }

@@ -65,6 +65,10 @@ impl<A: Ask> Asked<'_, A> {
                     Some(answered) => return answered,
                     None => continue,
                 },
+                Reuse::Stale { index, revalidate: Some(conditional), .. } if !self.cache.serves_while_revalidating => {
+                    status = CacheStatus { collapsed, ..CacheStatus::forward(self.cache.name, Forward::Stale) };
+                    (Some(index), Some(conditional))
+                }
                 Reuse::Stale { index, revalidate, .. } => {
                     self.revalidate_beside(&basis, index, revalidate);
                     match self.stored(&basis, index, status).await {

@@ -10,10 +10,9 @@ use std::sync::{
 };
 
 use bytes::{Bytes, BytesMut};
-use foyer::HybridCache;
 use tokio::sync::{Notify, watch};
 
-use crate::key::Key;
+use crate::{key::Key, pieces::Pieces};
 
 /// Length of a piece; the last may be shorter.
 const PIECE: usize = 256 * 1024;
@@ -23,9 +22,6 @@ pub(crate) const SHORT: usize = 64 * 1024;
 
 /// How far a body may come in ahead of its quickest reader: what was just written is read from memory.
 const AHEAD: u64 = 16 * 1024 * 1024;
-
-/// Pieces of bodies, in memory and on disk.
-pub type Pieces = HybridCache<Key, Bytes>;
 
 /// Why a body cannot be read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -16,13 +16,15 @@ mod answer;
 mod body;
 mod fetch;
 mod key;
+pub mod pieces;
 mod plan;
 mod shelf;
 mod turn;
 
 pub use answer::Answered;
-pub use body::{Body, BodyError, Pieces, Reader};
+pub use body::{Body, BodyError, Reader};
 pub use key::Key;
+pub use pieces::Pieces;
 pub use plan::{Planned, Segment};
 pub use shelf::{Shelves, Variant};
 
@@ -68,11 +70,24 @@ impl Failed {
     }
 }
 
+/// What a cache is among several in a row.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// As it calls itself in `Cache-Status`.
+    pub name: &'static str,
+    /// What it decides where RFC 9111 leaves it the decision.
+    pub policy: Policy,
+    /// Whether it serves stale responses while it validates them (RFC 5861, section 3). Only the last cache before readers
+    /// should: one behind it would answer its validations with what is stale, too.
+    pub serves_while_revalidating: bool,
+}
+
 /// Everything that is stored, and who is asking for more.
 #[derive(Debug)]
 pub struct SharedCache<A> {
     name: &'static str,
     policy: Policy,
+    serves_while_revalidating: bool,
     shelves: Shelves,
     pieces: Pieces,
     turns: Turns<Same, Failed>,
@@ -82,17 +97,16 @@ pub struct SharedCache<A> {
 }
 
 impl<A: Ask> SharedCache<A> {
-    /// A cache that calls itself `name` in `Cache-Status`, and keeps bodies that are not short in `pieces`. It asks in tasks
-    /// of `tasks`, until `shutdown`.
+    /// A cache that keeps bodies that are not short in `pieces`. It asks in tasks of `tasks`, until `shutdown`.
     pub fn new(
-        name: &'static str,
+        Place { name, policy, serves_while_revalidating }: Place,
         shelves: Shelves,
         pieces: Pieces,
         ask: A,
         (tasks, shutdown): (TaskTracker, CancellationToken),
     ) -> Arc<Self> {
-        let (policy, turns) = (Policy::default(), Turns::new());
-        Arc::new(Self { name, policy, shelves, pieces, turns, ask, tasks, shutdown })
+        let turns = Turns::new();
+        Arc::new(Self { name, policy, serves_while_revalidating, shelves, pieces, turns, ask, tasks, shutdown })
     }
 
     /// Whom it asks.

@@ -86,8 +86,8 @@ pub(crate) struct Forward {
 }
 
 impl Forward {
-    pub(crate) fn new(client: PullClient, shutdown: CancellationToken) -> Self {
-        Self { client, upstreams: Upstreams::default(), tunnels: TaskTracker::new(), shutdown }
+    pub(crate) fn new(client: PullClient, tunnels: TaskTracker, shutdown: CancellationToken) -> Self {
+        Self { client, upstreams: Upstreams::default(), tunnels, shutdown }
     }
 
     /// The answer of the first server that gives one. A request that may change something, or whose body is gone once it was
@@ -101,12 +101,16 @@ impl Forward {
         let tries = if repeatable { TRIES } else { 1 };
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
         let (mut body, mut last) = (Some(body), PullError::NoUpstream);
-        for url in self.upstreams.order(&pull.upstreams, &path, Instant::now()).into_iter().take(tries) {
+        let order: Vec<_> =
+            self.upstreams.order(&pull.upstreams, &path, Instant::now()).into_iter().take(tries).collect();
+        let mut patience = Patience::new(or(pull.first_byte_ms, FIRST_BYTE), order.len());
+        for url in order {
             let upload = body.take().unwrap_or_default();
-            let mut answer = self.ask(pull, url, &parts, &path, upload).await;
+            let until = patience.until(Instant::now());
+            let mut answer = self.ask(pull, url, &parts, &path, upload, until).await;
             if repeatable && matches!(answer, Err(PullError::Broken(_))) {
                 // The server may have closed an idle connection when this was on its way to it.
-                answer = self.ask(pull, url, &parts, &path, Body::empty()).await;
+                answer = self.ask(pull, url, &parts, &path, Body::empty(), until).await;
             }
             match answer {
                 Ok(response) => {
@@ -130,12 +134,13 @@ impl Forward {
         parts: &Parts,
         path: &str,
         body: Body,
+        until: Instant,
     ) -> Result<Response<Incoming>, PullError> {
         let (body, sent) = watched(body);
         let request = addressed(parts, body, pull, url, path).ok_or(PullError::NoUpstream)?;
         let trailers = parts.headers.contains_key(header::TE) && !parts.headers.contains_key(header::UPGRADE);
         let client = self.client.to(request.uri(), trailers).map_err(|NotPermitted| PullError::NotPermitted)?;
-        let patience = or(pull.first_byte_ms, FIRST_BYTE);
+        let patience = until.saturating_duration_since(*sent.borrow());
         let answer = tokio::select! {
             answer = client.request(request) => Some(answer),
             () = silence(sent, patience) => None,
@@ -163,6 +168,26 @@ impl Forward {
         // Only the origin itself says this.
         response.headers_mut().remove(FAILED_HEADER);
         response.map(|body| Body::new(TimeoutBody::new(or(pull.between_bytes_ms, BETWEEN_BYTES), body)))
+    }
+}
+
+/// How long all servers together may take to begin an answer: one that is stuck is left, when there are others, after half of
+/// what remains.
+struct Patience {
+    end: Instant,
+    servers: usize,
+}
+
+impl Patience {
+    fn new(whole: Duration, servers: usize) -> Self {
+        Self { end: Instant::now() + whole, servers }
+    }
+
+    /// Until when the next server is waited for.
+    fn until(&mut self, now: Instant) -> Instant {
+        let left = self.end.saturating_duration_since(now);
+        self.servers = self.servers.saturating_sub(1);
+        if self.servers == 0 { self.end } else { now + left / 2 }
     }
 }
 
@@ -212,4 +237,21 @@ fn caused_by_guard(error: &legacy::Error) -> bool {
     let chain = std::iter::successors(std::error::Error::source(error), |error| error.source());
     let mut inner = chain.filter_map(|error| error.downcast_ref::<std::io::Error>()?.get_ref());
     inner.any(|error| error.is::<NotPermitted>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_servers_together_have_one_time() {
+        let start = Instant::now();
+        let second = |seconds| start + Duration::from_secs(seconds);
+        let mut patience = Patience::new(Duration::from_secs(40), 3);
+        assert_eq!(patience.until(second(0)), second(20));
+        assert_eq!(patience.until(second(20)), second(30));
+        assert_eq!(patience.until(second(30)), second(40));
+        assert_eq!(Patience::new(Duration::from_secs(40), 1).until(second(0)), second(40));
+        assert_eq!(Patience::new(Duration::from_secs(40), 2).until(second(50)), second(50));
+    }
 }

@@ -10,4 +10,5 @@ mod objects;
 mod others;
 mod pull;
 mod refusals;
+mod shield;
 mod world;

@@ -34,8 +34,8 @@ use crate::world::{Ca, World, with_site};
 const PULLED: &str = "0190d3a0-0000-7000-8000-000000000003";
 
 /// An origin as an edge sees it.
-struct Shield {
-    world: World,
+pub(crate) struct Shield {
+    pub(crate) world: World,
     origin: Origin,
     installation: watch::Sender<Arc<Installation>>,
     client: StreamClient<Body>,
@@ -44,7 +44,7 @@ struct Shield {
 
 impl Shield {
     /// One that may pull from this machine.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|config| config.pull_networks = vec!["127.0.0.0/8".parse().unwrap()]).await
     }
 
@@ -55,25 +55,25 @@ impl Shield {
         Self { world, origin, installation, client, servers: JoinSet::new() }
     }
 
-    fn pulls_from(&self, upstreams: &[String]) {
+    pub(crate) fn pulls_from(&self, upstreams: &[String]) {
         self.pulls(Pull { upstreams: upstreams.to_vec(), ..Pull::default() });
     }
 
-    fn pulls(&self, pull: Pull) {
+    pub(crate) fn pulls(&self, pull: Pull) {
         let site = Site { id: PULLED.into(), name: "pulled".into(), pull: Some(pull), ..Site::default() };
         self.installation.send_replace(with_site(site));
     }
 
-    fn request(&self, method: &str, path: &str) -> http::request::Builder {
+    pub(crate) fn request(&self, method: &str, path: &str) -> http::request::Builder {
         let url = format!("https://localhost:{}{path}", self.origin.internal.port());
         http::Request::builder().method(method).uri(url).header("umbel-site", PULLED)
     }
 
-    async fn ask(&self, request: http::request::Builder, body: Body) -> Response<Incoming> {
+    pub(crate) async fn ask(&self, request: http::request::Builder, body: Body) -> Response<Incoming> {
         self.client.request(request.body(body).unwrap()).await.unwrap()
     }
 
-    async fn get(&self, path: &str) -> Response<Incoming> {
+    pub(crate) async fn get(&self, path: &str) -> Response<Incoming> {
         self.ask(self.request("GET", path), Body::empty()).await
     }
 
@@ -85,7 +85,7 @@ impl Shield {
     }
 
     /// A server that is written with axum.
-    async fn serve<F>(&mut self, answer: impl Fn(Request) -> F + Clone + Send + Sync + 'static) -> SocketAddr
+    pub(crate) async fn serve<F>(&mut self, answer: impl Fn(Request) -> F + Clone + Send + Sync + 'static) -> SocketAddr
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
@@ -98,7 +98,7 @@ impl Shield {
     }
 
     /// A server that does anything with its connections, whose numbers it gets.
-    async fn raw<F>(&mut self, serve: impl Fn(usize, TcpStream) -> F + Send + 'static) -> SocketAddr
+    pub(crate) async fn raw<F>(&mut self, serve: impl Fn(usize, TcpStream) -> F + Send + 'static) -> SocketAddr
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -114,7 +114,7 @@ impl Shield {
         address
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.world.shutdown.cancel();
         self.origin.wait().await.unwrap();
         self.world.stop().await;
@@ -125,20 +125,20 @@ fn edge(world: &World, role: NodeRole) -> StreamClient<Body> {
     client::streaming(tls::client(&world.ca.pem, Some(world.ca.certificate(role))).unwrap(), false)
 }
 
-fn said<'a>(answer: &'a Response<Incoming>, name: &str) -> &'a str {
+pub(crate) fn said<'a>(answer: &'a Response<Incoming>, name: &str) -> &'a str {
     answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-async fn text(answer: Response<Incoming>) -> String {
+pub(crate) async fn text(answer: Response<Incoming>) -> String {
     String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
-fn http(address: SocketAddr) -> String {
+pub(crate) fn http(address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
 /// Reads a request's head.
-async fn head(stream: &mut TcpStream) -> Option<String> {
+pub(crate) async fn head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -147,7 +147,7 @@ async fn head(stream: &mut TcpStream) -> Option<String> {
 }
 
 /// An address where nobody listens.
-async fn dead() -> String {
+pub(crate) async fn dead() -> String {
     http(TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap())
 }
 

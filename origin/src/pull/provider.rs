@@ -1,0 +1,58 @@
+//! Whom the shield asks: the servers of a site's provider.
+
+use std::sync::Arc;
+
+use axum::{body::Body, extract::Request, response::Response};
+use http::request::Parts;
+use tokio::sync::watch;
+use tracing::debug;
+use umbel_service::installation::Installation;
+use umbel_shared_cache::{Ask, Failed};
+use umbel_wire::control::Pull;
+
+use super::forward::{Forward, PullError};
+
+/// The way to providers' servers.
+#[derive(Debug, Clone)]
+pub(crate) struct Providers {
+    installation: watch::Receiver<Arc<Installation>>,
+    forward: Forward,
+}
+
+impl Providers {
+    pub(crate) fn new(installation: watch::Receiver<Arc<Installation>>, forward: Forward) -> Self {
+        Self { installation, forward }
+    }
+
+    /// Whether this is a site that is pulled.
+    pub(crate) fn knows(&self, site_id: &str) -> bool {
+        self.pull(site_id).is_some()
+    }
+
+    fn pull(&self, site_id: &str) -> Option<Pull> {
+        self.installation.borrow().sites.get(site_id)?.pull.clone()
+    }
+
+    /// The server's answer to any request.
+    pub(crate) async fn pass(&self, site_id: &str, request: Request) -> Result<Response, PullError> {
+        let pull = self.pull(site_id).ok_or(PullError::NoUpstream)?;
+        self.forward.request(&pull, request).await
+    }
+}
+
+impl Ask for Providers {
+    async fn ask(&self, site_id: &str, request: &Parts) -> Result<Response, Failed> {
+        let mut asked = Request::new(Body::empty());
+        *asked.method_mut() = request.method.clone();
+        *asked.uri_mut() = request.uri.clone();
+        *asked.headers_mut() = request.headers.clone();
+        self.pass(site_id, asked).await.map_err(Failed::from)
+    }
+}
+
+impl From<PullError> for Failed {
+    fn from(error: PullError) -> Self {
+        debug!(error = &error as &dyn std::error::Error, "a provider's server does not answer");
+        Self::new(error.status(), error.reason(), error.to_string())
+    }
+}
