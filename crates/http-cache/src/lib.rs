@@ -26,6 +26,7 @@ mod multipart;
 mod partial;
 mod policy;
 mod preconditions;
+mod purge;
 mod range;
 mod reuse;
 mod revalidate;
@@ -54,6 +55,7 @@ pub use multipart::{Boundary, BoundaryError, MultipartFraming, Part as Multipart
 pub use partial::{Piece, assemble, parse_content_range};
 pub use policy::{Heuristic, Policy, SetCookie};
 pub use preconditions::{Precondition, evaluate};
+pub use purge::{CACHE_TAG, Entry, MAX_KEY, MAX_KEYS, Purge, Purges, SURROGATE_KEY, Stamp, Standing, SurrogateKeys};
 pub use range::{MAX_RANGES, RangeOutcome, content_range, select};
 pub use reuse::{Content, Reuse, StaleReason, content, reuse};
 pub use revalidate::{Conditional, Updated, updated_by_304, updated_by_head};

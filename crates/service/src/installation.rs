@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use umbel_http_cache::Purges;
 use umbel_wire::{
     control::{Change, ConfigEvent, Node, Role, S3Credential, Site, Snapshot, config_event::Event},
     token::{AgentId, KeySet},
 };
+
+mod purge_log;
 
 /// One version of the whole configuration.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +28,8 @@ pub struct Installation {
     pub membership_keys: BTreeMap<String, Vec<u8>>,
     /// Origins only: by access key id.
     pub s3_credentials: BTreeMap<String, S3Credential>,
+    /// What of that which this node has stored is not to be used as it is.
+    pub purges: Purges,
     hosts: BTreeMap<String, String>,
 }
 
@@ -33,7 +38,8 @@ impl Installation {
     pub fn apply(&mut self, event: ConfigEvent) -> bool {
         let news = match event.event {
             Some(Event::Snapshot(snapshot)) => {
-                *self = Self { deleted_sites: snapshot.deleted_sites.iter().cloned().collect(), ..Self::default() };
+                let deleted_sites = snapshot.deleted_sites.iter().cloned().collect();
+                *self = Self { deleted_sites, purges: self.purges_after(&snapshot), ..Self::default() };
                 self.merge(as_change(snapshot));
                 true
             }
@@ -47,7 +53,18 @@ impl Installation {
         news
     }
 
+    /// A snapshot says nothing of what was purged before it, but where it is our own.
+    fn purges_after(&self, snapshot: &Snapshot) -> Purges {
+        if let Some(log) = &snapshot.purge_log {
+            return purge_log::read(log);
+        }
+        let mut purges = self.purges.clone();
+        purges.all_is_stale();
+        purges
+    }
+
     fn merge(&mut self, change: Change) {
+        self.purges.purge(&purge_log::purges(change.purges));
         self.sites.extend(change.sites.into_iter().map(|site| (site.id.clone(), site)));
         self.nodes.extend(change.nodes.into_iter().map(|node| (node.id.clone(), node)));
         let revoked = change.revoked_agents.iter();
@@ -55,7 +72,10 @@ impl Installation {
         self.membership_keys.extend(change.membership_keys.into_iter().map(|key| (key.id, key.key.to_vec())));
         let credentials = change.s3_credentials.into_iter();
         self.s3_credentials.extend(credentials.map(|entry| (entry.access_key_id.clone(), entry)));
-        change.removed_sites.iter().for_each(|id| drop(self.sites.remove(id)));
+        for id in &change.removed_sites {
+            self.sites.remove(id);
+            self.purges.forget(id);
+        }
         self.deleted_sites.extend(change.removed_sites);
         self.deleted_sites.retain(|id| !self.sites.contains_key(id));
         change.removed_nodes.iter().for_each(|id| drop(self.nodes.remove(id)));
@@ -84,6 +104,7 @@ impl Installation {
                 .collect(),
             deleted_sites: self.deleted_sites.iter().cloned().collect(),
             s3_credentials: self.s3_credentials.values().cloned().collect(),
+            purge_log: Some(purge_log::write(&self.purges)),
         };
         ConfigEvent { version: self.version, event: Some(Event::Snapshot(snapshot)) }
     }
@@ -175,6 +196,25 @@ mod tests {
         let mut again = Installation::default();
         assert!(again.apply(installation.snapshot()));
         assert_eq!((again.version, again.sites), (9, installation.sites));
+    }
+
+    #[test]
+    fn purges_are_written_down_and_a_gap_makes_all_stale() {
+        use umbel_http_cache::{Entry, Standing, SurrogateKeys};
+        use umbel_wire::control::Purge;
+        let standing = |installation: &Installation, stamp| {
+            let entry = Entry { site: "a", target: "/x" };
+            installation.purges.standing(entry, SurrogateKeys::default, stamp)
+        };
+        let mut installation = Installation::default();
+        let purge = Purge { site_id: "a".into(), targets: vec!["/x".into()], ..Purge::default() };
+        installation.apply(change(1, Change { purges: vec![purge], ..Change::default() }));
+        assert_eq!(standing(&installation, 0), Standing::Gone);
+        let mut again = Installation::default();
+        again.apply(installation.snapshot());
+        assert_eq!([0, 1].map(|stamp| standing(&again, stamp)), [Standing::Gone, Standing::Good]);
+        again.apply(ConfigEvent { version: 9, event: Some(Event::Snapshot(Snapshot::default())) });
+        assert_eq!([1, 2].map(|stamp| standing(&again, stamp)), [Standing::Stale, Standing::Good]);
     }
 
     #[test]
