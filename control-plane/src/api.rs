@@ -8,6 +8,10 @@ use uuid::Uuid;
 
 pub use crate::accounts::AccountRole;
 
+mod purge;
+
+pub use purge::{Edge, NewPurge, Purge, PurgeState, PurgedEdge};
+
 /// `POST login`.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

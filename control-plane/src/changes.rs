@@ -11,7 +11,7 @@ use umbel_wire::control::{
 };
 use uuid::Uuid;
 
-use crate::{error::Result, nodes, secrets, sites};
+use crate::{error::Result, nodes, purges, secrets, sites};
 
 const CHANNEL: &str = "umbel_config";
 
@@ -107,15 +107,16 @@ fn raise(head: &watch::Sender<i64>, version: i64) {
 }
 
 /// What a node that has applied version `since` needs to be current: a change (perhaps empty), or a snapshot where the history does
-/// not reach back, or where `since` is from another history.
+/// not reach back, where `since` is from another history, or where more was purged than is worth telling.
 pub(crate) async fn event_since(db: &PgPool, role: Role, since: u64) -> Result<ConfigEvent> {
     let mut tx = db.begin_with("begin isolation level repeatable read, read only").await?;
     let head = sqlx::query!("select version, pruned from config_head").fetch_one(&mut *tx).await?;
     let since = i64::try_from(since).unwrap_or(i64::MAX);
-    let event = if since >= head.pruned && since <= head.version {
-        Event::Change(change_since(&mut tx, role, since).await?)
-    } else {
-        Event::Snapshot(snapshot(&mut tx, role).await?)
+    let reaches_back = since >= head.pruned && since <= head.version;
+    let purges = if reaches_back { purges::since(&mut tx, since).await? } else { None };
+    let event = match purges {
+        Some(purges) => Event::Change(Change { purges, ..change_since(&mut tx, role, since).await? }),
+        None => Event::Snapshot(snapshot(&mut tx, role).await?),
     };
     tx.commit().await?;
     Ok(ConfigEvent { version: head.version.unsigned_abs(), event: Some(event) })
@@ -125,9 +126,14 @@ pub(crate) async fn event_since(db: &PgPool, role: Role, since: u64) -> Result<C
 pub(crate) async fn prune(db: &PgPool) -> Result<()> {
     let mut tx = db.begin().await?;
     hold(&mut tx).await?;
-    let oldest = sqlx::query_scalar!("select max(version) from config_changes where at < now() - interval '7 days'");
+    let oldest = sqlx::query_scalar!(
+        "select greatest(
+           (select max(version) from config_changes where at < now() - interval '7 days'),
+           (select max(version) from purges where created_at < now() - interval '7 days'))",
+    );
     if let Some(version) = oldest.fetch_one(&mut *tx).await? {
         sqlx::query!("delete from config_changes where version <= $1", version).execute(&mut *tx).await?;
+        sqlx::query!("delete from purges where version <= $1", version).execute(&mut *tx).await?;
         sqlx::query!("update config_head set pruned = greatest(pruned, $1)", version).execute(&mut *tx).await?;
     }
     Ok(tx.commit().await?)
@@ -141,6 +147,7 @@ async fn snapshot(tx: &mut PgConnection, role: Role) -> Result<Snapshot> {
         membership_keys: membership_keys(tx, None).await?,
         s3_credentials: s3_credentials(tx, role, None).await?,
         deleted_sites: if role == Role::Origin { sites::deleted(tx).await? } else { Vec::new() },
+        purge_log: None,
     })
 }
 

@@ -23,6 +23,8 @@ mod grpc;
 mod metrics;
 mod nodes;
 mod oauth;
+mod presence;
+mod purges;
 mod rest;
 mod secrets;
 mod serve;

@@ -20,6 +20,7 @@ use crate::{
 
 mod accounts_routes;
 mod fleet;
+mod purges_routes;
 mod sites_routes;
 
 const MAX_BODY_BYTES: usize = 64 << 10;
@@ -28,7 +29,8 @@ type Answer<T> = Result<Json<T>, Error>;
 
 /// All REST routes.
 pub(crate) fn app(state: &ControlPlane) -> Router {
-    let routes = Router::new().merge(accounts_routes::routes()).merge(sites_routes::routes()).merge(fleet::routes());
+    let sites = sites_routes::routes().merge(purges_routes::routes());
+    let routes = Router::new().merge(accounts_routes::routes()).merge(sites).merge(fleet::routes());
     Router::new()
         .nest("/api/v1", routes.fallback(unknown_route).method_not_allowed_fallback(wrong_method))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -152,6 +152,11 @@ pub(crate) async fn show(db: &PgPool, scope: Option<Uuid>, name: &str) -> Result
     show_in(&mut *db.acquire().await?, scope, name).await
 }
 
+/// The site of this name, if the caller may see it.
+pub(crate) async fn named(db: &mut PgConnection, scope: Option<Uuid>, name: &str) -> Result<Site> {
+    show_in(db, scope, name).await
+}
+
 async fn show_in(db: &mut PgConnection, scope: Option<Uuid>, name: &str) -> Result<Site> {
     let mut found = rows(db, scope, None, Some(bounded(name, "site name")?)).await?;
     found.pop().map(Row::for_api).ok_or(Error::NotFound("site"))

@@ -11,6 +11,7 @@ use crate::{
     authority::{Authority, names_of},
     config::Config,
     metrics::Metrics,
+    presence::Presence,
     sites::check_host,
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Inner {
     /// Newest configuration version.
     pub(crate) head: watch::Receiver<i64>,
     pub(crate) metrics: Metrics,
+    /// Who follows the configuration here.
+    pub(crate) presence: Presence,
     /// Ends the streams that would otherwise stay open for ever.
     pub(crate) shutdown: CancellationToken,
 }
@@ -55,7 +58,8 @@ impl ControlPlane {
         let mut own_names = names_of([config.public_url.as_str()]);
         own_names.extend(config.names.iter().filter_map(|name| check_host(name).ok()));
         let lifetimes = config.lifetimes;
-        Self(Arc::new(Inner { db, authority, public_url, own_names, lifetimes, head, metrics, shutdown }))
+        let presence = Presence::default();
+        Self(Arc::new(Inner { db, authority, public_url, own_names, lifetimes, head, metrics, presence, shutdown }))
     }
 
     /// The string that lets a node or an agent in.

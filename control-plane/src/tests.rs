@@ -36,6 +36,7 @@ mod agents;
 mod configuration;
 mod joining;
 mod outage;
+mod purges;
 mod rest;
 mod usage;
 

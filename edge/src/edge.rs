@@ -135,6 +135,11 @@ impl Edge {
         self.ports
     }
 
+    /// The version of the configuration that requests are answered by.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.core.view.changes()
+    }
+
     /// Health and metrics, as its ops port shows them.
     pub fn ops(&self) -> &Ops {
         &self.ops

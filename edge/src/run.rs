@@ -7,7 +7,12 @@ use rand::Rng;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
-use umbel_service::{files, follow::Follower, node::Node, tls};
+use umbel_service::{
+    files,
+    follow::{self, Follower},
+    node::Node,
+    tls,
+};
 use umbel_wire::{invitation::Purpose, token::TokenSigner};
 
 use crate::{Config, Edge, Identity};
@@ -35,6 +40,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     };
     let edge = Edge::start(config, identity, follower.subscribe(), shutdown.clone()).await?;
     let mut tasks = JoinSet::new();
+    tasks.spawn(follow::confirm(node.clone(), follower.written(), edge.applied(), shutdown.clone()));
     tasks.spawn(follower.run(node.clone(), shutdown.clone()));
     let renewed = shutdown.clone();
     tasks.spawn(async move { node.keep_renewed(addresses, renewed).await });

@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use umbel_service::{
-    follow::Follower,
+    follow::{self, Follower},
     installation::Installation,
     listen::{Limits, Listener},
     node::Node,
@@ -40,6 +40,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let store = Store::open(&config.store, &config.store_s3)?;
     let origin = Origin::start(&config, store, identity, follower.subscribe(), shutdown.clone()).await?;
     let mut upkeep = JoinSet::new();
+    // Requests are answered by whatever is in force, which it is before it is written.
+    upkeep.spawn(follow::confirm(node.clone(), follower.written(), follower.written(), shutdown.clone()));
     upkeep.spawn(follower.run(node.clone(), shutdown.clone()));
     let addresses = config.addresses();
     let until = shutdown.clone();

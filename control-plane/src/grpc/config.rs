@@ -10,10 +10,14 @@ use tokio::{
 };
 use tonic::{Request, Response, Status, async_trait};
 use umbel_service::tls::PeerIdentity;
-use umbel_wire::control::{Change, ConfigEvent, WatchRequest, config_event::Event, config_server::Config};
+use umbel_wire::control::{
+    Change, ConfigEvent, ConfirmReply, ConfirmRequest, WatchRequest, config_event::Event, config_server::Config,
+};
+
+use uuid::Uuid;
 
 use super::caller;
-use crate::{changes, error::Result, nodes, state::ControlPlane};
+use crate::{changes, error::Result, nodes, presence::Here, purges, state::ControlPlane};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// After Postgres failed to say what changed.
@@ -24,11 +28,11 @@ impl Config for ControlPlane {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<ConfigEvent, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        caller(self, &request).await?;
+        let (node, _) = caller(self, &request).await?;
         // `caller` found it, or it would have refused.
         let peer = request.extensions().get::<PeerIdentity>().cloned();
         let peer = peer.ok_or_else(|| Status::unauthenticated("no client certificate"))?;
-        let watcher = Watcher::new(self.clone(), peer, request.get_ref().since);
+        let watcher = Watcher::new(self.clone(), node, peer, request.get_ref().since);
         let events = stream::unfold(Some(watcher), |watcher| async {
             let mut watcher = watcher?;
             match watcher.next().await? {
@@ -37,6 +41,12 @@ impl Config for ControlPlane {
             }
         });
         Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn confirm(&self, request: Request<ConfirmRequest>) -> Result<Response<ConfirmReply>, Status> {
+        let (node, _) = caller(self, &request).await?;
+        purges::confirm(&self.db, node, request.get_ref().version).await?;
+        Ok(Response::new(ConfirmReply {}))
     }
 }
 
@@ -50,6 +60,7 @@ struct Watcher {
     fresh: bool,
     next_heartbeat: Instant,
     _counted: Counted,
+    _here: Here,
 }
 
 /// One in the gauge for as long as it lives.
@@ -62,11 +73,12 @@ impl Drop for Counted {
 }
 
 impl Watcher {
-    fn new(state: ControlPlane, peer: PeerIdentity, since: u64) -> Self {
+    fn new(state: ControlPlane, node: Uuid, peer: PeerIdentity, since: u64) -> Self {
         let gauge = state.metrics.watchers.clone();
         gauge.inc();
         Self {
             head: state.head.clone(),
+            _here: state.presence.enter(node),
             state,
             peer,
             since,
