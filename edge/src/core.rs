@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use umbel_service::installation::Installation;
 use umbel_wire::token::TokenSigner;
 
 use crate::{
@@ -35,6 +36,15 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// Requests are answered by this version from now on. First the caches learn what was purged, and before them the way to
+    /// origins: a question that goes out afterwards is not answered by an origin that knows less.
+    pub(crate) fn apply(&self, installation: Arc<Installation>) {
+        self.cache.ask().set_version(installation.version);
+        self.cache.apply(&installation.purges);
+        self.lookup.apply(&installation.purges);
+        self.view.replace(installation);
+    }
+
     /// Waits until so many bytes may leave.
     pub(crate) async fn pace(&self, bytes: usize) {
         if let Some(uplink) = &self.uplink {

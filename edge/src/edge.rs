@@ -195,7 +195,7 @@ async fn build(
     let core = Arc::new(Core {
         node_id: identity.node_id.clone(),
         signer,
-        view: Current::new(&identity.node_id, current),
+        view: Current::new(&identity.node_id, current.clone()),
         lookup: Arc::new(Lookup::new(fleet.clone(), Arc::new(lookups), tasks.clone(), shutdown.clone())),
         plaintext: Plaintext::new(
             limits.plaintext_cache,
@@ -217,6 +217,7 @@ async fn build(
         tasks,
         shutdown: shutdown.clone(),
     });
+    core.apply(current);
     Ok((core, Beside { shutdown, table, petal: actor }))
 }
 
@@ -280,7 +281,7 @@ async fn follow(core: Arc<Core>, identity: Identity, mut installation: watch::Re
         ops.set_ready(current.version > 0);
         renew_if_hosts_are_missing(&identity, &current);
         core.fleet.update(&current);
-        core.view.replace(current);
+        core.apply(current);
         if installation.changed().await.is_err() {
             return;
         }

@@ -2,9 +2,12 @@
 //! readers there are; while no origin answers, the last answer stands. Readers of an object that others have just read do not
 //! wait for the origin: the question that is due is asked behind them (as in RFC 5861, section 3). Nor does anyone while all
 //! origins are known to be away: the first who finds out waits, once, and not once for each object.
+//!
+//! An answer that was purged is asked for anew. Softly purged, it still stands while no origin answers.
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use moka::future::Cache;
 use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -13,6 +16,7 @@ use tracing::{debug, warn};
 use umbel_content::{
     ContentKey, Manifest, ManifestError, ObjectPath, Opener, SignedManifest, VerifyingKey, VersionId, proto,
 };
+use umbel_http_cache::{Entry, Purges, Standing, SurrogateKeys};
 use umbel_wire::{
     MAX_MANIFEST_MESSAGE,
     control::Site,
@@ -24,8 +28,10 @@ use crate::{
     flights::Flights,
 };
 
+mod answer;
 pub(crate) mod table;
 
+use answer::{Answer, Use};
 use table::Table;
 
 /// Manifests and keys in memory, in bytes.
@@ -33,10 +39,6 @@ const MEMORY: u64 = 128 * 1024 * 1024;
 
 /// "There is none" is believed no longer than this.
 const ABSENT_FOR: Duration = Duration::from_secs(2);
-
-/// An answer is used while the next one is fetched if it is no older than twice its life, or its life and this. So a version
-/// stays for at most so long, and as long as an origin takes, beyond `lookup_ttl_ms`; with 0 there, not at all.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// After a failure, a stale answer is used this long before an origin is asked again.
 const STALE_FOR: Duration = Duration::from_secs(1);
@@ -120,54 +122,11 @@ impl Version {
 /// Site id and path.
 type Key = (String, String);
 
+/// A version, and the epoch of purges in which it was asked for.
 #[derive(Debug, Clone)]
-struct Answer {
-    version: Option<Arc<Version>>,
-    /// Stands until then without asking anyone.
-    until: Instant,
-    /// Stands until then while somebody is asked.
-    grace: Instant,
-}
-
-/// What an answer is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
-    Fresh,
-    WhileAsking,
-    Over,
-}
-
-impl Answer {
-    /// There is this version, for so long.
-    fn found(version: Arc<Version>, life: Duration) -> Self {
-        Self::lasting(Some(version), life, GRACE)
-    }
-
-    /// There is none, for so long. Somebody may be waiting for it to be there: no grace.
-    fn absent(life: Duration) -> Self {
-        Self::lasting(None, life, Duration::ZERO)
-    }
-
-    fn lasting(version: Option<Arc<Version>>, life: Duration, grace: Duration) -> Self {
-        let until = Instant::now() + life;
-        Self { version, until, grace: until + life.min(grace) }
-    }
-
-    /// The same while it is being replaced, which takes no longer than an origin may.
-    fn while_asking(self) -> Self {
-        let until = Instant::now() + PATIENCE;
-        Self { until, grace: until, ..self }
-    }
-
-    fn use_at(&self, now: Instant) -> Use {
-        if now < self.until {
-            Use::Fresh
-        } else if now < self.grace {
-            Use::WhileAsking
-        } else {
-            Use::Over
-        }
-    }
+struct Dated {
+    version: Arc<Version>,
+    epoch: u64,
 }
 
 type Outcome = Result<Arc<Version>, LookupError>;
@@ -179,8 +138,10 @@ pub(crate) struct Lookup {
     table: Arc<Table>,
     current: Cache<Key, Answer>,
     /// Versions that agents asked for by id.
-    by_id: Cache<(Key, VersionId), Arc<Version>>,
-    flights: Flights<(Key, Option<VersionId>), Outcome>,
+    by_id: Cache<(Key, VersionId), Dated>,
+    /// Who asks after a purge does not join a question that went out before it: the number tells them apart.
+    flights: Flights<(Key, Option<VersionId>, u64), Outcome>,
+    purges: ArcSwap<Purges>,
 }
 
 impl Lookup {
@@ -192,20 +153,45 @@ impl Lookup {
         });
         let by_id = Cache::builder()
             .max_capacity(MEMORY / 4)
-            .weigher(move |key: &(Key, VersionId), version: &Arc<Version>| weigh(&key.0, version.weight()));
-        Self { fleet, table, current: current.build(), by_id: by_id.build(), flights: Flights::new(tasks, shutdown) }
+            .weigher(move |key: &(Key, VersionId), dated: &Dated| weigh(&key.0, dated.version.weight()));
+        Self {
+            fleet,
+            table,
+            current: current.build(),
+            by_id: by_id.build(),
+            flights: Flights::new(tasks, shutdown),
+            purges: ArcSwap::default(),
+        }
+    }
+
+    /// From now on these count: what they name is asked for anew.
+    pub(crate) fn apply(&self, purges: &Purges) {
+        self.purges.store(Arc::new(purges.clone()));
+    }
+
+    /// What purges leave of an answer.
+    fn standing(&self, key: &Key, version: Option<&Version>, epoch: u64) -> Standing {
+        let fields = || version.into_iter().flat_map(|version| version.manifest.fields());
+        let keys = || SurrogateKeys::of_texts(fields().map(|(name, value)| (name.as_str(), value.as_str())));
+        self.purges.load().standing(Entry { site: &key.0, target: &key.1 }, keys, epoch)
+    }
+
+    /// The last answer, if it was not purged for good.
+    async fn last(&self, key: &Key) -> Option<Answer> {
+        let answer = self.current.get(key).await?;
+        (self.standing(key, answer.version.as_deref(), answer.epoch) != Standing::Gone).then_some(answer)
     }
 
     /// The version of `path` that is current.
     pub(crate) async fn current(self: &Arc<Self>, site: &Site, path: &ObjectPath) -> Outcome {
         let key = (site.id.clone(), path.as_str().to_owned());
-        let answer = self.current.get(&key).await;
-        let good = answer.as_ref().map_or(Use::Over, |answer| self.good_for(answer));
+        let answer = self.last(&key).await;
+        let good = answer.as_ref().map_or(Use::Over, |answer| self.good_for(&key, answer));
         if let (Use::Fresh, Some(answer)) = (good, answer.clone()) {
             return answer.version.ok_or(LookupError::Absent);
         }
         let (lookup, site, path) = (self.clone(), site.clone(), path.clone());
-        let flight = (key.clone(), None);
+        let flight = (key.clone(), None, self.purges.load().latest(&key.0));
         let refresh = || async move { lookup.refresh(site, path, key).await };
         if let (Use::WhileAsking, Some(answer)) = (good, answer) {
             self.flights.start(flight, refresh);
@@ -215,54 +201,67 @@ impl Lookup {
     }
 
     /// A version from before, however old, is good while somebody is asked, if nobody is expected to answer.
-    fn good_for(&self, answer: &Answer) -> Use {
-        let good = answer.use_at(Instant::now());
+    fn good_for(&self, key: &Key, answer: &Answer) -> Use {
+        let good = match self.standing(key, answer.version.as_deref(), answer.epoch) {
+            Standing::Good => answer.use_at(Instant::now()),
+            Standing::Stale | Standing::Gone => Use::Over,
+        };
         if good == Use::Over && answer.version.is_some() && !self.fleet.has_origin() { Use::WhileAsking } else { good }
     }
 
     /// This version of `path`, current or not, as long as the origin keeps it.
     pub(crate) async fn version(self: &Arc<Self>, site: &Site, path: &ObjectPath, id: VersionId) -> Outcome {
         let key = (site.id.clone(), path.as_str().to_owned());
-        if let Some(Answer { version: Some(version), .. }) = self.current.get(&key).await
+        if let Some(Answer { version: Some(version), .. }) = self.last(&key).await
             && version.manifest.version_id() == id
         {
             return Ok(version);
         }
-        if let Some(version) = self.by_id.get(&(key.clone(), id)).await {
+        if let Some(version) = self.known(&key, id).await {
             return Ok(version);
         }
         let (lookup, site, path) = (self.clone(), site.clone(), path.clone());
-        let flight = (key.clone(), Some(id));
+        let flight = (key.clone(), Some(id), self.purges.load().latest(&key.0));
         let flight = self.flights.join(flight, || async move { lookup.ask_for(site, path, key, id).await });
         flight.await.unwrap_or(Err(LookupError::Unavailable))
     }
 
+    /// A version that was asked for by its id. It never changes: only who purges it for good means that it must not be there.
+    async fn known(&self, key: &Key, id: VersionId) -> Option<Arc<Version>> {
+        let Dated { version, epoch } = self.by_id.get(&(key.clone(), id)).await?;
+        (self.standing(key, Some(&version), epoch) != Standing::Gone).then_some(version)
+    }
+
     async fn ask_for(self: Arc<Self>, site: Site, path: ObjectPath, key: Key, id: VersionId) -> Outcome {
-        if let Some(version) = self.by_id.get(&(key.clone(), id)).await {
+        if let Some(version) = self.known(&key, id).await {
             return Ok(version);
         }
-        // After a restart the table may be all there is.
-        if let Some(version) = self.remembered(&site, &path, &key).await
-            && version.manifest.version_id() == id
-        {
+        // After a restart the table may be all there is. Until it is known what was purged meanwhile it is a last resort.
+        let remembered = self.remembered(&site, &path, &key).await.map(|(dated, standing)| (dated.version, standing));
+        let remembered = remembered.filter(|(version, _)| version.manifest.version_id() == id);
+        if let Some((version, Standing::Good)) = remembered {
             return Ok(version);
         }
+        let epoch = self.purges.load().epoch();
         let request = request(&site, &path, Some(id), None);
-        let reply = self.resolve(&key, request, LONG_PATIENCE).await.map_err(|status| failure(&status))?;
+        let reply = match (self.resolve(&key, request, LONG_PATIENCE).await, remembered) {
+            (Err(status), Some((version, _))) if status.code() != Code::NotFound => return Ok(version),
+            (reply, _) => reply.map_err(|status| failure(&status))?,
+        };
         let version = Version::check(&site, &path, reply.manifest, &reply.content_key)?;
         if version.manifest.version_id() != id {
             return Err(InvalidAnswer::Other.into());
         }
         let version = Arc::new(version);
-        self.by_id.insert((key, id), version.clone()).await;
+        self.by_id.insert((key, id), Dated { version: version.clone(), epoch }).await;
         Ok(version)
     }
 
     /// Asks, unless another flight has landed since this one was called for. Whoever comes in the meantime is served the answer
     /// that is there, if it is still good for that.
     async fn refresh(self: Arc<Self>, site: Site, path: ObjectPath, key: Key) -> Outcome {
-        if let Some(answer) = self.current.get(&key).await {
-            match self.good_for(&answer) {
+        if let Some(answer) = self.last(&key).await {
+            match self.good_for(&key, &answer) {
                 Use::Fresh => return answer.version.ok_or(LookupError::Absent),
                 Use::WhileAsking => self.current.insert(key.clone(), answer.while_asking()).await,
                 Use::Over => {}
@@ -272,54 +271,72 @@ impl Lookup {
     }
 
     async fn ask(self: Arc<Self>, site: Site, path: ObjectPath, key: Key) -> Outcome {
-        let known = match self.current.get(&key).await {
-            Some(answer) => answer.version,
+        let epoch = self.purges.load().epoch();
+        let known = match self.last(&key).await {
+            Some(Answer { version, epoch, .. }) => version.map(|version| Dated { version, epoch }),
             None => match self.remembered(&site, &path, &key).await {
-                Some(version) if !self.fleet.has_origin() => return self.stands_for(STALE_FOR, key, version).await,
-                remembered => remembered,
+                Some((dated, _)) if !self.fleet.has_origin() => return self.stands_for(STALE_FOR, key, dated).await,
+                remembered => remembered.map(|(dated, _)| dated),
             },
         };
         let patience = if known.is_some() { PATIENCE } else { LONG_PATIENCE };
-        let known_id = known.as_ref().map(|version| version.manifest.version_id());
+        let known_id = known.as_ref().map(|dated| dated.version.manifest.version_id());
         let answered = self.resolve(&key, request(&site, &path, None, known_id), patience).await;
         match (answered, known) {
-            (Ok(reply), Some(version)) if reply.unchanged => self.stands_for(ttl(&site), key, version).await,
-            (Ok(reply), _) => self.found(&site, &path, key, reply).await,
-            (Err(status), _) if status.code() == Code::NotFound => self.absent(&site, key).await,
-            (Err(status), Some(version)) => {
-                debug!(site = site.name, %path, %status, "no origin answers, the last version stands");
-                self.stands_for(STALE_FOR, key, version).await
+            (Ok(reply), Some(Dated { version, epoch: before })) if reply.unchanged => {
+                if before < epoch {
+                    self.table.keep(key.clone(), version.clone(), epoch);
+                }
+                self.stands_for(ttl(&site), key, Dated { version, epoch }).await
             }
-            (Err(status), None) => {
+            (Ok(reply), _) => self.found(&site, &path, key, reply, epoch).await,
+            (Err(status), _) if status.code() == Code::NotFound => self.absent(&site, key, epoch).await,
+            (Err(status), Some(dated)) if self.stands(&key, &dated) => {
+                debug!(site = site.name, %path, %status, "no origin answers, the last version stands");
+                self.stands_for(STALE_FOR, key, dated).await
+            }
+            (Err(status), _) => {
                 warn!(site = site.name, %path, %status, "no origin answers");
                 Err(failure(&status))
             }
         }
     }
 
-    async fn stands_for(&self, life: Duration, key: Key, version: Arc<Version>) -> Outcome {
-        self.current.insert(key, Answer::found(version.clone(), life)).await;
+    /// Whether it was not purged for good since.
+    fn stands(&self, key: &Key, dated: &Dated) -> bool {
+        self.standing(key, Some(&dated.version), dated.epoch) != Standing::Gone
+    }
+
+    async fn stands_for(&self, life: Duration, key: Key, Dated { version, epoch }: Dated) -> Outcome {
+        self.current.insert(key, Answer::found(version.clone(), life, epoch)).await;
         Ok(version)
     }
 
-    async fn found(&self, site: &Site, path: &ObjectPath, key: Key, reply: ResolveReply) -> Outcome {
+    async fn found(&self, site: &Site, path: &ObjectPath, key: Key, reply: ResolveReply, epoch: u64) -> Outcome {
         let version = Version::check(site, path, reply.manifest, &reply.content_key)
             .inspect_err(|error| warn!(site = site.name, %path, %error, "refused what the origin sent"))?;
         let version = Arc::new(version);
-        self.table.keep(key.clone(), version.clone());
-        self.stands_for(ttl(site), key, version).await
+        self.table.keep(key.clone(), version.clone(), epoch);
+        self.stands_for(ttl(site), key, Dated { version, epoch }).await
     }
 
-    async fn absent(&self, site: &Site, key: Key) -> Outcome {
+    async fn absent(&self, site: &Site, key: Key, epoch: u64) -> Outcome {
         self.table.forget(key.clone());
-        self.current.insert(key, Answer::absent(ttl(site).min(ABSENT_FOR))).await;
+        self.current.insert(key, Answer::absent(ttl(site).min(ABSENT_FOR), epoch)).await;
         Err(LookupError::Absent)
     }
 
-    async fn remembered(&self, site: &Site, path: &ObjectPath, key: &Key) -> Option<Arc<Version>> {
+    /// What the table has, if it was not purged for good.
+    async fn remembered(&self, site: &Site, path: &ObjectPath, key: &Key) -> Option<(Dated, Standing)> {
         let kept = self.table.read(key.clone()).await?;
         // Checked again: the site may have another key by now.
-        Version::check(site, path, kept.manifest, &kept.content_key).ok().map(Arc::new)
+        let version = Version::check(site, path, kept.manifest, &kept.content_key).ok().map(Arc::new)?;
+        let standing = self.standing(key, Some(&version), kept.epoch);
+        if standing == Standing::Gone {
+            self.table.forget(key.clone());
+            return None;
+        }
+        Some((Dated { version, epoch: kept.epoch }, standing))
     }
 
     /// Asks one origin after the other, those that are well first.
@@ -374,33 +391,4 @@ fn failure(status: &Status) -> LookupError {
 
 fn ttl(site: &Site) -> Duration {
     Duration::from_millis(site.policy.as_ref().map_or(0, |policy| policy.lookup_ttl_ms).into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(answer: &Answer, after_ms: u64, expected: Use) {
-        let good = answer.use_at(Instant::now() + Duration::from_millis(after_ms));
-        assert_eq!(good, expected, "after {after_ms} ms: {answer:?}");
-    }
-
-    fn found(life_ms: u64) -> Answer {
-        Answer::lasting(None, Duration::from_millis(life_ms), GRACE)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn how_long_an_answer_is_good() {
-        check(&found(0), 0, Use::Over);
-        check(&found(1000), 999, Use::Fresh);
-        check(&found(1000), 1000, Use::WhileAsking);
-        check(&found(1000), 1999, Use::WhileAsking);
-        check(&found(1000), 2000, Use::Over);
-        check(&found(60_000), 61_999, Use::WhileAsking);
-        check(&found(60_000), 62_000, Use::Over);
-        check(&Answer::absent(Duration::from_secs(1)), 999, Use::Fresh);
-        check(&Answer::absent(Duration::from_secs(1)), 1000, Use::Over);
-        check(&found(0).while_asking(), 1999, Use::Fresh);
-        check(&found(0).while_asking(), 2000, Use::Over);
-    }
 }

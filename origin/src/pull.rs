@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -36,6 +36,9 @@ mod upstreams;
 
 /// Says which site's server is meant. It goes no further.
 pub(crate) const SITE_HEADER: HeaderName = HeaderName::from_static("umbel-site");
+
+/// Says which version of the configuration the edge has applied. It goes no further.
+pub(crate) const VERSION_HEADER: HeaderName = HeaderName::from_static("umbel-version");
 
 /// Set on answers that are the origin's own and not the provider's: one word that says why.
 const FAILED_HEADER: HeaderName = HeaderName::from_static("umbel-failed");
@@ -63,6 +66,7 @@ pub(crate) struct PullSettings {
 /// The shield in front of providers' servers.
 #[derive(Debug, Clone)]
 pub(crate) struct Pull {
+    installation: watch::Receiver<Arc<Installation>>,
     providers: Providers,
     cache: Arc<SharedCache<Providers>>,
 }
@@ -75,9 +79,9 @@ impl Pull {
         (tasks, end): (TaskTracker, CancellationToken),
     ) -> anyhow::Result<Self> {
         let client = PullClient::new(Guard::new(settings.networks.clone()), settings.roots.as_deref())?;
-        let providers = Providers::new(installation, Forward::new(client, tasks.clone(), end.clone()));
+        let providers = Providers::new(installation.clone(), Forward::new(client, tasks.clone(), end.clone()));
         let cache = open_cache(&settings.folder, settings, providers.clone(), (tasks, end)).await?;
-        Ok(Self { providers, cache })
+        Ok(Self { installation, providers, cache })
     }
 
     /// Answers an edge.
@@ -87,14 +91,24 @@ impl Pull {
         let Some(site_id) = site_id else {
             return (StatusCode::NOT_FOUND, [(FAILED_HEADER, "no-such-site")]).into_response();
         };
-        if self.is_for_the_cache(&request) {
+        let knows_enough = self.knows_what_was_purged(request.headers_mut());
+        if knows_enough && self.is_for_the_cache(&request) {
             self.shared(site_id, request).await
         } else {
             self.pass(site_id, request).await
         }
     }
 
-    /// Whether the answer may come from what is stored. The place for whatever keeps an origin from that.
+    /// An edge that has applied a version of the configuration that this origin has not may know of a purge that it does not:
+    /// then nothing is answered from what is stored.
+    fn knows_what_was_purged(&self, headers: &mut HeaderMap) -> bool {
+        let asked = headers.remove(VERSION_HEADER).and_then(|version| version.to_str().ok()?.parse::<u64>().ok());
+        let current = self.installation.borrow();
+        self.cache.apply(&current.purges);
+        asked.unwrap_or_default() <= current.version
+    }
+
+    /// Whether the answer may come from what is stored.
     fn is_for_the_cache(&self, request: &Request) -> bool {
         let headers = request.headers();
         matches!(*request.method(), Method::GET | Method::HEAD)

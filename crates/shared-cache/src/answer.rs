@@ -56,7 +56,7 @@ impl<A: Ask> Asked<'_, A> {
     async fn answer(&self) -> Answered {
         let mut collapsed = false;
         for look in 1..=ATTEMPTS {
-            let basis = self.cache.shelves.get(&self.key);
+            let basis = self.cache.good(&self.site_id, &self.request.uri, &self.key);
             let decision = reuse(&basis, &self.request, &self.cache.policy, SystemTime::now());
             let mut status = decision.cache_status(self.cache.name);
             status.collapsed = collapsed;

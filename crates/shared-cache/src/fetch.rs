@@ -8,8 +8,8 @@ use http::{HeaderName, Method, Response, StatusCode, request::Parts, response};
 use http_body_util::BodyExt;
 use tracing::debug;
 use umbel_http_cache::{
-    Conditional, Content, Exchange, Failure, Stored, Updated, content, on_error, replaces, storable, strip_hop_by_hop,
-    updated_by_304, updated_by_head,
+    Conditional, Content, Exchange, Failure, Stamp, Stored, Updated, content, on_error, replaces, storable,
+    strip_hop_by_hop, updated_by_304, updated_by_head,
 };
 
 use crate::{Ask, Failed, SharedCache, body::Body, key::Key, shelf::Variant};
@@ -69,7 +69,7 @@ impl Question {
 
     async fn try_once<A: Ask>(&self, cache: &Arc<SharedCache<A>>) -> Option<Answer> {
         let requested = SystemTime::now();
-        let sent = self.sent(cache);
+        let (sent, stamp) = (self.sent(cache), cache.stamp());
         let response = match cache.ask.ask(&self.site_id, &sent).await {
             Ok(response) => response,
             Err(failed) => return Some(self.without_answer(cache, failed)),
@@ -77,11 +77,11 @@ impl Question {
         let exchange = Exchange { requested, received: SystemTime::now() };
         let (parts, body) = response.into_parts();
         if let (StatusCode::NOT_MODIFIED, Some(conditional)) = (parts.status, &self.conditional) {
-            return self.confirmed(cache, conditional, &parts, exchange);
+            return self.confirmed(cache, conditional, &parts, exchange, &stamp);
         }
         match self.stale(cache, Failure::Status(parts.status)) {
             Some(stale) => Some(stale),
-            None => self.take(cache, sent, parts, body, exchange),
+            None => self.take(cache, sent, Response::from_parts(parts, body), exchange, stamp),
         }
     }
 
@@ -105,6 +105,9 @@ impl Question {
     /// What was to be validated, if it may be served because that failed.
     fn stale<A>(&self, cache: &SharedCache<A>, failure: Failure) -> Option<Answer> {
         let variant = self.basis.get(self.about?)?;
+        if cache.is_gone(&self.site_id, &self.request.uri, variant) {
+            return None;
+        }
         on_error(variant.stored(), &self.request, failure, &cache.policy, SystemTime::now())?;
         let status = if let Failure::Status(status) = failure { Some(status) } else { None };
         Some(Answer::Stored(variant.clone(), Note { status, stored: false, detail: Some("stale-if-error") }))
@@ -117,15 +120,16 @@ impl Question {
         conditional: &Conditional,
         response: &response::Parts,
         exchange: Exchange,
+        stamp: &Stamp,
     ) -> Option<Answer> {
         let news = updated_by_304(&self.basis, conditional, &self.request, response, exchange, &cache.policy);
         let first = news.first()?;
-        let mut answer = self.basis.get(first.index)?.with(first.stored.clone());
+        let mut answer = self.basis.get(first.index)?.with(first.stored.clone(), stamp.clone());
         let is_new = !answer.stored().matches(&self.request.headers, &cache.policy);
         if is_new {
-            answer = answer.with(answer.stored().adopted_by(&self.request.headers)?);
+            answer = answer.with(answer.stored().adopted_by(&self.request.headers)?, stamp.clone());
         }
-        cache.update(self.key, &self.basis, news);
+        cache.update(self.key, &self.basis, news, stamp);
         if is_new {
             cache.put(self.key, &self.request, answer.clone());
         }
@@ -138,16 +142,17 @@ impl Question {
         &self,
         cache: &Arc<SharedCache<A>>,
         sent: Parts,
-        mut parts: response::Parts,
-        body: HttpBody,
+        response: Response<HttpBody>,
         exchange: Exchange,
+        stamp: Stamp,
     ) -> Option<Answer> {
+        let (mut parts, body) = response.into_parts();
         let news = updated_by_head(&self.basis, &sent, &parts, exchange, &cache.policy);
-        cache.update(self.key, &self.basis, news);
+        cache.update(self.key, &self.basis, news, &stamp);
         let note = Note { status: Some(parts.status), ..Note::default() };
         let reason = match storable(&sent, &parts, exchange, &cache.policy) {
             Ok(stored) => {
-                let variant = Variant::new(stored, Arc::new(Body::new(cache.pieces.clone())));
+                let variant = Variant::new(stored, Arc::new(Body::new(cache.pieces.clone())), stamp);
                 if self.has_content(&variant) {
                     return Some(self.store(cache, sent, variant, body, note));
                 }
@@ -238,7 +243,7 @@ impl<A> SharedCache<A> {
     }
 
     /// Takes over what the provider's server said about stored responses; what changed meanwhile is left alone.
-    fn update(&self, key: Key, basis: &[Variant], news: Vec<Updated>) {
+    fn update(&self, key: Key, basis: &[Variant], news: Vec<Updated>, stamp: &Stamp) {
         if news.is_empty() {
             return;
         }
@@ -246,7 +251,7 @@ impl<A> SharedCache<A> {
             for Updated { index, stored, keep } in news {
                 let place = basis.get(index).and_then(|old| position(variants, old));
                 match place {
-                    Some(place) if keep => variants[place] = variants[place].with(stored),
+                    Some(place) if keep => variants[place] = variants[place].with(stored, stamp.clone()),
                     Some(place) => drop(variants.remove(place)),
                     None => {}
                 }

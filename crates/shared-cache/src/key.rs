@@ -13,8 +13,7 @@ pub struct Key([u8; 32]);
 impl Key {
     /// For a request to the site `site_id`.
     pub fn of(site_id: &str, uri: &Uri) -> Self {
-        let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        Self::hash(site_id.as_bytes(), target.as_bytes())
+        Self::hash(site_id.as_bytes(), target(uri).as_bytes())
     }
 
     /// A piece of a stored body.
@@ -27,6 +26,11 @@ impl Key {
         hasher.update(&(first.len() as u64).to_be_bytes()).update(first).update(second);
         Self(hasher.finalize().into())
     }
+}
+
+/// Path and query.
+pub(crate) fn target(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
 }
 
 impl Code for Key {

@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::body::Body as HttpBody;
 use http::{Response, StatusCode, request::Parts};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use umbel_http_cache::{Policy, invalidates};
+use umbel_http_cache::{Policy, Purges, invalidates};
 
 mod answer;
 mod body;
@@ -18,6 +19,7 @@ mod fetch;
 mod key;
 pub mod pieces;
 mod plan;
+mod purge;
 mod shelf;
 mod turn;
 
@@ -91,6 +93,7 @@ pub struct SharedCache<A> {
     shelves: Shelves,
     pieces: Pieces,
     turns: Turns<Same, Failed>,
+    purges: ArcSwap<Purges>,
     ask: A,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -105,8 +108,8 @@ impl<A: Ask> SharedCache<A> {
         ask: A,
         (tasks, shutdown): (TaskTracker, CancellationToken),
     ) -> Arc<Self> {
-        let turns = Turns::new();
-        Arc::new(Self { name, policy, serves_while_revalidating, shelves, pieces, turns, ask, tasks, shutdown })
+        let (turns, purges) = (Turns::new(), ArcSwap::default());
+        Arc::new(Self { name, policy, serves_while_revalidating, shelves, pieces, turns, purges, ask, tasks, shutdown })
     }
 
     /// Whom it asks.

@@ -4,7 +4,7 @@
 use std::{borrow::Borrow, sync::Arc};
 
 use moka::{ops::compute::Op, sync::Cache};
-use umbel_http_cache::Stored;
+use umbel_http_cache::{Stamp, Stored};
 
 use crate::{body::Body, key::Key};
 
@@ -19,11 +19,12 @@ const OVERHEAD: usize = 1024;
 pub struct Variant {
     stored: Arc<Stored>,
     body: Arc<Body>,
+    stamp: Stamp,
 }
 
 impl Variant {
-    pub fn new(stored: Stored, body: Arc<Body>) -> Self {
-        Self { stored: Arc::new(stored), body }
+    pub fn new(stored: Stored, body: Arc<Body>, stamp: Stamp) -> Self {
+        Self { stored: Arc::new(stored), body, stamp }
     }
 
     pub fn stored(&self) -> &Stored {
@@ -34,9 +35,14 @@ impl Variant {
         &self.body
     }
 
-    /// The same body under another head.
-    pub fn with(&self, stored: Stored) -> Self {
-        Self::new(stored, self.body.clone())
+    /// Up to when it is known not to be purged.
+    pub fn stamp(&self) -> &Stamp {
+        &self.stamp
+    }
+
+    /// The same body under another head, which came of a question of this time.
+    pub fn with(&self, stored: Stored, stamp: Stamp) -> Self {
+        Self::new(stored, self.body.clone(), stamp)
     }
 
     /// It is this body, whatever its head is by now.

@@ -1,6 +1,9 @@
 //! Asks an origin, which asks the provider's server: the request as it is, with the site's id beside it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
@@ -15,6 +18,10 @@ use crate::fleet::Fleet;
 /// Says to the origin whose server is meant.
 const SITE_HEADER: HeaderName = HeaderName::from_static("umbel-site");
 
+/// Says which version of the configuration the edge has applied: an origin that is behind it does not answer from what it has
+/// stored, because it might not know of a purge that the edge knows of.
+const VERSION_HEADER: HeaderName = HeaderName::from_static("umbel-version");
+
 /// Says that an answer is the origin's own and why.
 const FAILED_HEADER: HeaderName = HeaderName::from_static("umbel-failed");
 
@@ -25,6 +32,8 @@ const TRIES: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Origins {
     fleet: Arc<Fleet>,
+    /// Of the configuration.
+    version: AtomicU64,
     /// A connection for each request (HTTP/1.1): in one for all, those who do not read what they asked for would fill the
     /// window that it has for all, or hold all the streams that it may have.
     own: StreamClient<Body>,
@@ -41,7 +50,17 @@ impl Ask for Origins {
 impl Origins {
     /// Shows the certificate in `tls` to origins.
     pub(crate) fn new(fleet: Arc<Fleet>, tls: &ClientConfig) -> Self {
-        Self { fleet, own: client::streaming(tls.clone(), false), trailers: client::streaming(tls.clone(), true) }
+        Self {
+            fleet,
+            version: AtomicU64::new(0),
+            own: client::streaming(tls.clone(), false),
+            trailers: client::streaming(tls.clone(), true),
+        }
+    }
+
+    /// Questions go out under this version of the configuration from now on.
+    pub(crate) fn set_version(&self, version: u64) {
+        self.version.store(version, Ordering::SeqCst);
     }
 
     /// The answer of the provider's server. The request's URI has a path and nothing before it. Safe requests without a
@@ -52,10 +71,12 @@ impl Origins {
         let upgrade = parts.headers.contains_key(header::UPGRADE);
         let client = if parts.headers.contains_key(header::TE) && !upgrade { &self.trailers } else { &self.own };
         let mut body = Some(body);
+        let version = self.version.load(Ordering::SeqCst);
         for origin in self.fleet.origins(parts.uri.path().as_bytes()).into_iter().take(tries) {
-            let Some(request) = addressed(&origin.url, site_id, parts, body.take().unwrap_or_default()) else {
+            let Some(mut request) = addressed(&origin.url, site_id, parts, body.take().unwrap_or_default()) else {
                 continue;
             };
+            request.headers_mut().insert(VERSION_HEADER, version.into());
             match client.request(request).await {
                 Ok(response) => {
                     origin.answered();

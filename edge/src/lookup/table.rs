@@ -27,6 +27,9 @@ pub(crate) struct Kept {
     pub(crate) manifest: Option<proto::SignedManifest>,
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) content_key: Vec<u8>,
+    /// Of purges, when the question went out that brought it.
+    #[prost(uint64, tag = "3")]
+    pub(crate) epoch: u64,
 }
 
 impl std::fmt::Debug for Kept {
@@ -35,7 +38,7 @@ impl std::fmt::Debug for Kept {
     }
 }
 
-type Change = (Key, Option<Arc<Version>>);
+type Change = (Key, Option<(Arc<Version>, u64)>);
 
 /// Site id and path -> version, on disk. Holds content keys: the file is a secret.
 #[derive(Debug)]
@@ -68,8 +71,8 @@ impl Table {
     }
 
     /// Remembers, soon.
-    pub(crate) fn keep(&self, key: Key, version: Arc<Version>) {
-        self.change((key, Some(version)));
+    pub(crate) fn keep(&self, key: Key, version: Arc<Version>, epoch: u64) {
+        self.change((key, Some((version, epoch))));
     }
 
     /// Forgets, soon.
@@ -133,7 +136,7 @@ fn write(database: &Database, changes: Vec<Change>, max_entries: u64) -> Result<
         let mut table = transaction.open_table(ANSWERS)?;
         for (key, version) in changes {
             match version {
-                Some(version) => drop(table.insert(text(&key).as_str(), kept(&version).as_slice())?),
+                Some((version, epoch)) => drop(table.insert(text(&key).as_str(), kept(&version, epoch).as_slice())?),
                 None => drop(table.remove(text(&key).as_str())?),
             }
         }
@@ -146,7 +149,7 @@ fn write(database: &Database, changes: Vec<Change>, max_entries: u64) -> Result<
     Ok(())
 }
 
-fn kept(version: &Version) -> Vec<u8> {
-    let kept = Kept { manifest: Some(version.signed.to_proto()), content_key: version.key.as_bytes().to_vec() };
+fn kept(version: &Version, epoch: u64) -> Vec<u8> {
+    let kept = Kept { manifest: Some(version.signed.to_proto()), content_key: version.key.as_bytes().to_vec(), epoch };
     kept.encode_to_vec()
 }

@@ -7,5 +7,6 @@ mod agents;
 mod delivery;
 mod network;
 mod pulled;
+mod purges;
 mod readers;
 mod relay;

@@ -32,7 +32,8 @@ use umbel_service::{
 };
 use umbel_wire::{
     control::{
-        Addresses, ConfigEvent, Node, Policy, PublicKey, Pull, RevokedAgent, Role, Site, Snapshot, config_event::Event,
+        Addresses, Change, ConfigEvent, Node, Policy, PublicKey, Pull, Purge, RevokedAgent, Role, Site, Snapshot,
+        config_event::Event,
     },
     origin::{
         ResolveReply, ResolveRequest,
@@ -282,10 +283,28 @@ impl Network {
 
     /// Lets everyone know what stands in the snapshot now.
     pub fn publish(&self) {
-        let mut next = Installation::default();
-        let version = self.installation.borrow().version + 1;
-        next.apply(ConfigEvent { version, event: Some(Event::Snapshot(self.snapshot.lock().unwrap().clone())) });
+        let mut next = Installation::clone(&self.installation.borrow());
+        let (version, mut snapshot) = (next.version + 1, self.snapshot.lock().unwrap().clone());
+        // As from one who has seen all.
+        snapshot.purge_log = match next.snapshot().event {
+            Some(Event::Snapshot(own)) => own.purge_log,
+            Some(Event::Change(_)) | None => None,
+        };
+        next.apply(ConfigEvent { version, event: Some(Event::Snapshot(snapshot)) });
         self.installation.send_replace(Arc::new(next));
+    }
+
+    /// Purges; whoever follows has done so when this returns. The version that says so.
+    pub async fn purge(&self, edges: &[&Edge], purge: Purge) -> u64 {
+        let mut next = Installation::clone(&self.installation.borrow());
+        let version = next.version + 1;
+        let change = Change { purges: vec![purge], ..Change::default() };
+        next.apply(ConfigEvent { version, event: Some(Event::Change(change)) });
+        self.installation.send_replace(Arc::new(next));
+        for edge in edges {
+            edge.applied().wait_for(|applied| *applied >= version).await.unwrap();
+        }
+        version
     }
 
     pub fn revoke(&self, agent: AgentId) {

@@ -31,13 +31,13 @@ use umbel_wire::control::{Pull, Site};
 
 use crate::world::{Ca, World, with_site};
 
-const PULLED: &str = "0190d3a0-0000-7000-8000-000000000003";
+pub(crate) const PULLED: &str = "0190d3a0-0000-7000-8000-000000000003";
 
 /// An origin as an edge sees it.
 pub(crate) struct Shield {
     pub(crate) world: World,
     origin: Origin,
-    installation: watch::Sender<Arc<Installation>>,
+    pub(crate) installation: watch::Sender<Arc<Installation>>,
     client: StreamClient<Body>,
     servers: JoinSet<()>,
 }

@@ -18,9 +18,9 @@ use umbel_service::{
     client,
     tls::{self, NodeRole},
 };
-use umbel_wire::control::Pull;
+use umbel_wire::control::{Change, ConfigEvent, Pull, Purge, config_event::Event};
 
-use crate::pull::{Shield, head, http, said, text};
+use crate::pull::{PULLED, Shield, head, http, said, text};
 
 /// Far more than anything here takes; who waits so long waits for good.
 const FOR_GOOD: Duration = Duration::from_secs(60);
@@ -167,5 +167,38 @@ async fn what_is_stale_is_validated_before_it_is_served() {
     let answer = shield.get("/x").await;
     assert!(said(&answer, "cache-status").contains("detail=stale-if-error"), "{}", said(&answer, "cache-status"));
     assert_eq!(text(answer).await, "old");
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_purged_is_asked_for_again_and_an_edge_that_knows_more_is_not_answered_from_store() {
+    let mut shield = Shield::new().await;
+    let count = Arc::new(AtomicUsize::new(0));
+    let address = shield
+        .serve(move |request| {
+            assert!(!request.headers().contains_key("umbel-version"));
+            let number = count.fetch_add(1, Ordering::SeqCst).to_string();
+            let answer = Response::builder().header("cache-control", "max-age=60").header("cache-tag", "a,b");
+            async { answer.body(Body::from(number)).unwrap() }
+        })
+        .await;
+    shield.pulls_from(&[http(address)]);
+    let asked_under = async |version: u64| {
+        let request = shield.request("GET", "/x").header("umbel-version", version);
+        text(shield.ask(request, Body::empty()).await).await
+    };
+    let known = shield.installation.borrow().version;
+    assert_eq!(asked_under(known).await, "0");
+    assert_eq!(asked_under(known + 1).await, "1", "there may have been a purge");
+    assert_eq!(asked_under(known).await, "0");
+    shield.installation.send_modify(|installation| {
+        let purge = Purge { site_id: PULLED.into(), keys: vec!["b".into()], ..Purge::default() };
+        let change = Change { purges: vec![purge], ..Change::default() };
+        let event = ConfigEvent { version: known + 1, event: Some(Event::Change(change)) };
+        Arc::make_mut(installation).apply(event);
+    });
+    for _ in 0..2 {
+        assert_eq!(asked_under(known + 1).await, "2");
+    }
     shield.stop().await;
 }
