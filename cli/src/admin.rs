@@ -68,7 +68,7 @@ enum Subject {
 /// Where the control plane is, and with what to log in.
 #[derive(Args)]
 #[command(next_help_heading = "Access")]
-struct Access {
+pub(crate) struct Access {
     #[arg(
         help = "The control plane, e.g. https://control.example.net:7440",
         long,
@@ -97,14 +97,21 @@ impl fmt::Debug for Access {
 const HOW: &str = "give a flag, an environment variable or ~/.config/umbel/admin.toml (see --help)";
 
 impl Access {
-    fn resolve(self) -> anyhow::Result<Api> {
+    /// The API that it leads to.
+    pub(crate) fn resolve(self) -> anyhow::Result<Api> {
+        Ok(self.resolve_with_ca()?.0)
+    }
+
+    /// And the CA that its servers are known by.
+    pub(crate) fn resolve_with_ca(self) -> anyhow::Result<(Api, Option<PathBuf>)> {
         let mut file = settings::open(self.credentials.as_deref(), "admin.toml")?;
         let (url, key) = (file.optional("control_plane"), file.optional("api_key"));
         let ca = file.optional::<String>("ca").map(PathBuf::from);
         file.finish()?;
         let url = settings::choose(self.control_plane, url, "the control plane's URL", HOW)?;
         let key = settings::choose(self.api_key, key, "the API key", HOW)?;
-        Api::new(&url, key, rest::http_client(self.ca.or(ca).as_deref())?)
+        let ca = self.ca.or(ca);
+        Ok((Api::new(&url, key, rest::http_client(ca.as_deref())?)?, ca))
     }
 }
 

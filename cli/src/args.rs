@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     admin::AdminArgs, agent::AgentCommand, control_plane::ControlPlaneCommand, demo, get::GetArgs, grant::GrantCommand,
-    publish::PublishArgs, serve::ServiceCommand,
+    publish::PublishArgs, purge::PurgeArgs, serve::ServiceCommand, warm::WarmArgs,
 };
 
 /// A content delivery network with a managed peer-to-peer last mile.
@@ -21,6 +21,10 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Publish a folder to a site; only what changed is sent
     Publish(PublishArgs),
+    /// Have edges forget, or validate, what they have stored of a site
+    Purge(PurgeArgs),
+    /// Have edges fetch before readers ask
+    Warm(WarmArgs),
     /// Let readers in: keys and grants of a provider
     #[command(subcommand)]
     Grant(GrantCommand),
@@ -49,6 +53,8 @@ impl Command {
     pub(crate) fn answers_as_json(&self) -> bool {
         match self {
             Self::Publish(args) => args.json,
+            Self::Purge(args) => args.json,
+            Self::Warm(args) => args.json,
             Self::Grant(command) => command.answers_as_json(),
             Self::Agent(command) => command.answers_as_json(),
             Self::Admin(args) => args.json,
@@ -62,6 +68,8 @@ impl Command {
         match self {
             Self::Get(args) => args.run(),
             Self::Publish(args) => args.run(),
+            Self::Purge(args) => args.run(),
+            Self::Warm(args) => args.run(),
             Self::Grant(command) => command.run(),
             Self::Agent(command) => command.run(),
             Self::Admin(args) => args.run(),

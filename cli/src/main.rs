@@ -12,11 +12,13 @@ mod exit;
 mod get;
 mod grant;
 mod publish;
+mod purge;
 mod rest;
 mod runtime;
 mod serve;
 mod settings;
 mod show;
+mod warm;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 //! The control plane's REST API, as a client: one place for URL, credentials, CA and what errors look like.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context;
 use reqwest::Method;
@@ -31,14 +31,29 @@ pub(crate) fn server_url(text: &str) -> anyhow::Result<Url> {
 
 /// An HTTP client that believes the CA in `ca` only, or the system's ones.
 pub(crate) fn http_client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+    http_client_with(read_ca(ca)?.as_deref())
+}
+
+fn read_ca(ca: Option<&Path>) -> anyhow::Result<Option<String>> {
     let pem = ca.map(|file| std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display())));
-    http_client_with(pem.transpose()?.as_deref())
+    pem.transpose()
 }
 
 /// As [`http_client`], for servers of this machine: never through a proxy.
 pub(crate) fn local_client(ca: &Path) -> anyhow::Result<reqwest::Client> {
     let pem = std::fs::read_to_string(ca).with_context(|| format!("cannot read {}", ca.display()))?;
     built(reqwest::Client::builder().no_proxy(), Some(&pem))
+}
+
+/// As [`http_client`], for which all of `hosts` are at `addresses`. It follows no redirects and uses no proxy.
+pub(crate) fn client_to(
+    ca: Option<&Path>,
+    hosts: &[String],
+    addresses: &[SocketAddr],
+) -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let builder = hosts.iter().fold(builder, |builder, host| builder.resolve_to_addrs(host, addresses));
+    built(builder, read_ca(ca)?.as_deref())
 }
 
 /// As [`http_client`], from PEM.
