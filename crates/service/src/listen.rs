@@ -6,6 +6,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -20,7 +21,6 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time::timeout,
 };
@@ -29,13 +29,21 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use self::stream::{Strict, Talk};
+use self::{
+    population::{Population, Resident},
+    stream::{Strict, Talk},
+};
 use crate::tls::PeerIdentity;
 
+mod forwarded;
 mod framing;
+mod population;
+mod proxy;
 #[cfg(test)]
 mod refused;
 mod stream;
+
+pub use self::proxy::{ForwardedField, Proxies};
 
 /// What is known of a connection; an extension of each of its requests.
 #[derive(Debug, Clone)]
@@ -53,6 +61,8 @@ pub struct Connection {
 pub struct Limits {
     /// Open connections; more wait in the kernel's queue.
     pub connections: usize,
+    /// Of them, from one client's address (IPv6: from one /64); more are closed at once. None: as many as there may be.
+    pub connections_per_client: Option<usize>,
     /// For the TLS handshake, and again for the head of each HTTP/1.1 request.
     pub header_timeout: Duration,
     /// Bytes of a request's head. More than an HTTP/1.1 target may have (64 KiB), or that gets a 431 instead of a 414.
@@ -65,6 +75,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 20_000,
+            connections_per_client: None,
             header_timeout: Duration::from_secs(10),
             header_bytes: 128 * 1024,
             drain: Duration::from_secs(10),
@@ -72,12 +83,21 @@ impl Default for Limits {
     }
 }
 
+/// What may change while a listener runs: each connection goes by what holds when it comes.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// What clients may.
+    pub limits: Limits,
+    /// Who speaks for others.
+    pub proxies: Proxies,
+}
+
 /// A bound port.
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
     tls: Option<Arc<ServerConfig>>,
-    limits: Limits,
+    rules: Arc<ArcSwap<Rules>>,
 }
 
 impl Listener {
@@ -86,7 +106,13 @@ impl Listener {
         let tcp = TcpListener::bind(address)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
-        Ok(Self { tcp, tls, limits })
+        let rules = Rules { limits, proxies: Proxies::default() };
+        Ok(Self { tcp, tls, rules: Arc::new(ArcSwap::from_pointee(rules)) })
+    }
+
+    /// Goes by these rules, which may be shared with other listeners.
+    pub fn under(self, rules: Arc<ArcSwap<Rules>>) -> Self {
+        Self { rules, ..self }
     }
 
     /// Where it really listens (port 0 picks one).
@@ -97,29 +123,28 @@ impl Listener {
     /// Serves `app` until `shutdown`, then lets running requests finish up to the drain deadline.
     pub async fn serve(self, app: Router, shutdown: CancellationToken) {
         let mut connections = JoinSet::new();
-        let free = Arc::new(Semaphore::new(self.limits.connections));
+        let population = Arc::new(Population::default());
         let acceptor = self.tls.clone().map(TlsAcceptor::from);
         loop {
-            let Ok(permit) = free.clone().acquire_owned().await else { break };
-            let accepted = tokio::select! {
+            let next = async {
+                let resident = population.enter(|| self.rules.load().limits.connections).await;
+                (self.tcp.accept().await, resident)
+            };
+            let (accepted, resident) = tokio::select! {
                 () = shutdown.cancelled() => break,
-                accepted = self.tcp.accept() => accepted,
+                next = next => next,
             };
             while connections.try_join_next().is_some() {}
             match accepted {
                 Ok((stream, remote)) => {
-                    let (app, acceptor, shutdown) = (app.clone(), acceptor.clone(), shutdown.clone());
-                    let limits = self.limits;
-                    connections.spawn(async move {
-                        accept(stream, remote, acceptor, app, limits, shutdown).await;
-                        drop(permit);
-                    });
+                    let caller = Caller { remote, resident, rules: self.rules.load_full() };
+                    connections.spawn(accept(stream, caller, acceptor.clone(), app.clone(), shutdown.clone()));
                 }
                 Err(error) => out_of_resources(&error).await,
             }
         }
         drop(self.tcp);
-        drain(connections, self.limits.drain).await;
+        drain(connections, self.rules.load().limits.drain).await;
     }
 }
 
@@ -137,22 +162,53 @@ async fn drain(mut connections: JoinSet<()>, deadline: Duration) {
     }
 }
 
-async fn accept(
-    stream: TcpStream,
+/// Who is at the door.
+struct Caller {
     remote: SocketAddr,
+    resident: Resident,
+    rules: Arc<Rules>,
+}
+
+impl Caller {
+    /// Learns from a trusted proxy who it brings, and counts him. False: he may not come in.
+    async fn introduce(&mut self, stream: &mut TcpStream) -> bool {
+        let (Rules { limits, proxies }, remote) = (&*self.rules, self.remote);
+        let is_proxy = proxies.trusts(remote.ip());
+        if is_proxy && proxies.protocol {
+            match timeout(limits.header_timeout, proxy::read_header(stream)).await {
+                Ok(Ok(client)) => self.remote = client.unwrap_or(remote),
+                Ok(Err(error)) => {
+                    warn!(%remote, %error, "a trusted proxy's connection is refused");
+                    return false;
+                }
+                Err(_) => return false,
+            }
+        }
+        let speaks_for_many = is_proxy && self.remote == remote;
+        let limit = limits.connections_per_client.filter(|_| !speaks_for_many);
+        self.resident.comes_from(self.remote.ip(), limit)
+    }
+}
+
+async fn accept(
+    mut stream: TcpStream,
+    mut caller: Caller,
     acceptor: Option<TlsAcceptor>,
     app: Router,
-    limits: Limits,
     shutdown: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
-        debug!(%remote, %error, "no TCP_NODELAY");
+        debug!(remote = %caller.remote, %error, "no TCP_NODELAY");
     }
+    if !caller.introduce(&mut stream).await {
+        return debug!(remote = %caller.remote, "a connection is refused");
+    }
+    let remote = caller.remote;
     let Some(acceptor) = acceptor else {
         let connection = Connection { remote, server_name: None, secure: false };
-        return serve_connection(stream, connection, None, app, limits, shutdown).await;
+        return serve_connection(stream, caller, connection, None, app, shutdown).await;
     };
-    let tls = match timeout(limits.header_timeout, acceptor.accept(stream)).await {
+    let tls = match timeout(caller.rules.limits.header_timeout, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return debug!(%remote, %error, "TLS handshake failed"),
         Err(_) => return debug!(%remote, "TLS handshake took too long"),
@@ -161,29 +217,29 @@ async fn accept(
     let identity = session.peer_certificates().and_then(|chain| PeerIdentity::from_certificate(chain.first()?));
     let server_name = session.server_name().map(Arc::from);
     let connection = Connection { remote, server_name, secure: true };
-    serve_connection(tls, connection, identity, app, limits, shutdown).await;
+    serve_connection(tls, caller, connection, identity, app, shutdown).await;
 }
 
 async fn serve_connection<S>(
     stream: S,
+    Caller { remote, resident, rules }: Caller,
     connection: Connection,
     identity: Option<PeerIdentity>,
     app: Router,
-    limits: Limits,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let remote = connection.remote;
-    let (stream, talk) = Strict::new(stream);
+    let (stream, talk) = Strict::new(stream, resident);
+    let builder = builder(rules.limits);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(connection.clone());
+        let behind = rules.proxies.behind(&connection, request.headers());
+        request.extensions_mut().insert(behind.unwrap_or_else(|| connection.clone()));
         if let Some(identity) = &identity {
             request.extensions_mut().insert(identity.clone());
         }
         answer(app.clone(), request, talk.clone())
     });
-    let builder = builder(limits);
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let outcome = tokio::select! {
         outcome = serving.as_mut() => outcome,

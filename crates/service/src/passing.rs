@@ -44,7 +44,8 @@ pub fn end_to_end(headers: &mut HeaderMap) {
 pub struct GoesInCircles;
 
 /// Says to the next server whom the request came from and by which way: `X-Forwarded-For`, `-Proto` and `-Host`, `Via`
-/// (RFC 9110, section 7.6.3) and `CDN-Loop` (RFC 8586). What the client claims of the first three is not believed.
+/// (RFC 9110, section 7.6.3) and `CDN-Loop` (RFC 8586). What the client claims of the first three is not believed, and not
+/// passed on; nor is a `Forwarded`.
 pub fn say_where_from(request: &mut request::Parts) -> Result<(), GoesInCircles> {
     let rounds = request.headers.get_all(CDN_LOOP).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     if rounds.filter(|member| member.trim_ascii() == LOOP_NAME.as_bytes()).count() >= MAX_ROUNDS {
@@ -52,6 +53,7 @@ pub fn say_where_from(request: &mut request::Parts) -> Result<(), GoesInCircles>
     }
     request.headers.append(CDN_LOOP, HeaderValue::from_static(LOOP_NAME));
     let via = if request.version == Version::HTTP_2 { "2 umbel" } else { "1.1 umbel" };
+    request.headers.remove(header::FORWARDED);
     request.headers.append(header::VIA, HeaderValue::from_static(via));
     let connection = request.extensions.get::<Connection>();
     let (remote, secure) =
@@ -97,11 +99,12 @@ mod tests {
 
     #[test]
     fn where_a_request_comes_from() {
-        let mut parts = request(&[("x-forwarded-for", "1.1.1.1"), ("via", "1.1 other")]);
+        let mut parts = request(&[("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1"), ("via", "1.1 other")]);
         say_where_from(&mut parts).unwrap();
         let said =
             |name: &str| parts.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
         assert_eq!(said("x-forwarded-for"), ["192.0.2.7"]);
+        assert_eq!(said("forwarded"), [""; 0]);
         assert_eq!((said("x-forwarded-proto"), said("x-forwarded-host")), (vec!["https"], vec!["docs.test"]));
         assert_eq!((said("via"), said("cdn-loop")), (vec!["1.1 other", "1.1 umbel"], vec!["umbel"]));
     }

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::framing::Framing;
+use super::{framing::Framing, population::Resident};
 
 /// For reading over what a client still sends when it has its answer: closed before, it would lose the answer with it
 /// (RFC 9112, section 9.6).
@@ -51,12 +51,22 @@ pub(super) struct Strict<S> {
     /// Said to the library in the client's place, after what is refused.
     last_words: &'static [u8],
     linger: Option<Pin<Box<Sleep>>>,
+    /// Counts as connected as long as the stream is there, whoever has it.
+    _resident: Resident,
 }
 
 impl<S> Strict<S> {
-    pub(super) fn new(inner: S) -> (Self, Arc<Talk>) {
+    pub(super) fn new(inner: S, resident: Resident) -> (Self, Arc<Talk>) {
         let talk = Arc::new(Talk::default());
-        (Self { inner, framing: Framing::new(), talk: talk.clone(), last_words: &[], linger: None }, talk)
+        let strict = Self {
+            inner,
+            framing: Framing::new(),
+            talk: talk.clone(),
+            last_words: &[],
+            linger: None,
+            _resident: resident,
+        };
+        (strict, talk)
     }
 
     /// Puts a NUL where the library must not read on, and an end of the head behind it, which it waits for: no head may have
