@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    admin::AdminArgs, agent::AgentCommand, control_plane::ControlPlaneCommand, demo, get::GetArgs, grant::GrantCommand,
-    publish::PublishArgs, purge::PurgeArgs, serve::ServiceCommand, warm::WarmArgs,
+    admin::AdminArgs, agent::AgentCommand, control_plane::ControlPlaneCommand, demo, edge::EdgeCommand, get::GetArgs,
+    grant::GrantCommand, publish::PublishArgs, purge::PurgeArgs, serve::ServiceCommand, warm::WarmArgs,
 };
 
 /// A content delivery network with a managed peer-to-peer last mile.
@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Origin(ServiceCommand),
     /// An edge: answers readers and agents, and lets agents help each other
     #[command(subcommand)]
-    Edge(ServiceCommand),
+    Edge(EdgeCommand),
     #[command(hide = true)]
     DemoPostgres(demo::PostgresArgs),
 }
@@ -76,7 +76,7 @@ impl Command {
             Self::Demo(args) => args.run(),
             Self::ControlPlane(command) => command.run(),
             Self::Origin(command) => command.run("UMBEL_ORIGIN", umbel_origin::Config::read, umbel_origin::run),
-            Self::Edge(command) => command.run("UMBEL_EDGE", umbel_edge::Config::read, umbel_edge::run),
+            Self::Edge(command) => command.run(),
             Self::DemoPostgres(args) => args.run(),
         }
     }

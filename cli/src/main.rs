@@ -8,6 +8,7 @@ mod agent;
 mod args;
 mod control_plane;
 mod demo;
+mod edge;
 mod exit;
 mod get;
 mod grant;

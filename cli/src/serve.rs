@@ -47,7 +47,7 @@ impl ServiceCommand {
 const OF_THE_COMMAND: [&str; 1] = ["UMBEL_CONTROL_PLANE"];
 
 /// How a service is started.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ServiceArgs {
     /// Configuration, a TOML file; environment variables win over it
     #[arg(long, short, value_name = "FILE")]
@@ -66,10 +66,14 @@ impl ServiceArgs {
 
     /// What `read` makes of the settings, or every mistake in them.
     pub(crate) fn read<C>(&self, prefix: &'static str, read: fn(&mut Settings) -> C) -> anyhow::Result<C> {
+        self.reread(prefix, read).map_err(|mistakes| self.explained(mistakes, prefix))
+    }
+
+    /// As [`ServiceArgs::read`], for who knows already where settings come from.
+    pub(crate) fn reread<C>(&self, prefix: &'static str, read: fn(&mut Settings) -> C) -> Result<C, ConfigError> {
         let mut settings = self.settings(prefix);
         let config = read(&mut settings);
-        settings.finish().map_err(|mistakes| self.explained(mistakes, prefix))?;
-        Ok(config)
+        settings.finish().map(|()| config)
     }
 
     /// Who gave no file may not know that there is one.

@@ -6,8 +6,16 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use umbel_service::config::Settings;
+use umbel_service::{
+    config::{Said, Settings},
+    listen::Rules,
+    telemetry::LogLevel,
+};
 use umbel_wire::control::Addresses;
+
+mod doors;
+
+pub use doors::LIVE;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -20,6 +28,8 @@ pub struct Config {
     pub join_token: Option<String>,
     /// Readers, agents' gRPC and agents' chunks: TLS.
     pub public_listen: SocketAddr,
+    /// Readers over plain HTTP (`plain_listen`); none: only over TLS.
+    pub plain_listen: Option<SocketAddr>,
     /// Other edges: mutual TLS.
     pub internal_listen: SocketAddr,
     /// iroh relay: TLS.
@@ -32,6 +42,14 @@ pub struct Config {
     pub addresses: Addresses,
     /// Limits on memory, disk and clients.
     pub limits: Limits,
+    /// What the doors go by: limits on connections, trusted proxies.
+    pub rules: Rules,
+    /// Folder of the certificates of sites (`certificates`): pairs `NAME.crt` and `NAME.key`.
+    pub certificates: Option<PathBuf>,
+    /// Which log lines are written (`log_level`); none: as `UMBEL_LOG` says.
+    pub log_level: Option<LogLevel>,
+    /// What all this was made of, to compare it with what the file says later.
+    pub said: Said,
 }
 
 /// What an edge may use, and how much it takes from clients.
@@ -49,8 +67,6 @@ pub struct Limits {
     pub uplink: Option<u64>,
     /// Sessions of agents (`max_sessions`).
     pub sessions: usize,
-    /// Connections on the public port (`max_connections`).
-    pub connections: usize,
     /// Answers to "which version is current" kept on disk (`lookup_entries`).
     pub lookup_entries: u64,
 }
@@ -64,7 +80,6 @@ impl Default for Limits {
             spool: 1024 * MIB,
             uplink: None,
             sessions: 10_000,
-            connections: 20_000,
             lookup_entries: 200_000,
         }
     }
@@ -80,7 +95,6 @@ impl Limits {
             spool: size(settings, "spool_limit", default.spool),
             uplink: settings.optional::<ByteSize>("uplink_limit").map(|rate| rate.0),
             sessions: settings.or("max_sessions", default.sessions),
-            connections: settings.or("max_connections", default.connections),
             lookup_entries: settings.or("lookup_entries", default.lookup_entries),
         }
     }
@@ -98,17 +112,23 @@ impl Config {
             relay_quic_port: settings.or("relay_quic_port", u32::from(relay_quic_listen.port())),
             s3_url: String::new(),
         };
-        let config = Self {
+        let mut config = Self {
             state: settings.path("state", Path::new("/var/lib/umbel/edge")),
             join_token: settings.optional("join_token"),
             public_listen: settings.or("public_listen", any(443)),
+            plain_listen: settings.optional("plain_listen"),
             internal_listen: settings.or("internal_listen", any(7440)),
             relay_listen: settings.or("relay_listen", any(7443)),
             relay_quic_listen,
             ops_listen: settings.or("ops_listen", SocketAddr::from(([127, 0, 0, 1], 9440))),
             addresses,
             limits: Limits::read(settings),
+            rules: doors::read(settings),
+            certificates: settings.optional::<String>("certificates").map(PathBuf::from),
+            log_level: settings.optional("log_level"),
+            said: Said::default(),
         };
+        config.said = settings.said();
         config.check(settings);
         config
     }
@@ -120,10 +140,8 @@ impl Config {
         if self.limits.disk_cache < 64 * MIB {
             settings.reject_key("disk_cache", "must be at least 64MiB");
         }
-        for (key, limit) in [("max_sessions", self.limits.sessions), ("max_connections", self.limits.connections)] {
-            if limit == 0 {
-                settings.reject_key(key, "must be more than 0");
-            }
+        if self.limits.sessions == 0 {
+            settings.reject_key("max_sessions", "must be more than 0");
         }
     }
 }
@@ -159,6 +177,39 @@ mod tests {
         outcome.unwrap();
         assert_eq!((config.limits.disk_cache, config.limits.uplink), (1 << 30, Some(50_000_000)));
         assert_eq!(config.addresses.relay_quic_port, 7842);
+    }
+
+    /// The file that is shipped is read as it is, and again with what is commented out in it.
+    #[test]
+    fn the_example_explains_every_key() {
+        let text = include_str!("../../deploy/edge.toml");
+        let all: String = text.lines().map(|line| uncommented(line).to_owned() + "\n").collect();
+        for text in [text, &all] {
+            read(text).1.unwrap();
+        }
+        let mut settings = Settings::parse("edge.toml", &all, "UMBEL_EDGE", []);
+        let said = Config::read(&mut settings).said;
+        let keys: std::collections::BTreeSet<String> = settings.asked().map(str::to_owned).collect();
+        assert_eq!(said.differs_in(&Said::default()), keys, "keys that the code knows");
+        for key in LIVE {
+            assert!(keys.contains(key), "{key} is no key");
+        }
+    }
+
+    /// A key that is commented out.
+    fn uncommented(line: &str) -> &str {
+        let setting =
+            line.strip_prefix("# ").filter(|rest| rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')));
+        setting.unwrap_or(line)
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_known() {
+        let (before, _) = read(&format!("{URLS}drain = \"5s\"\n"));
+        let (after, outcome) = read(&format!("{URLS}drain = \"6s\"\nmax_sessions = 5\n"));
+        outcome.unwrap();
+        let changed = before.said.differs_in(&after.said);
+        assert_eq!(changed.iter().map(String::as_str).collect::<Vec<_>>(), ["drain", "max_sessions"]);
     }
 
     #[test]

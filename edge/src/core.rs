@@ -32,7 +32,10 @@ pub(crate) struct Core {
     pub(crate) petal: PetalHandle,
     pub(crate) uplink: Option<Uplink>,
     pub(crate) tasks: TaskTracker,
+    /// No more requests are taken.
     pub(crate) shutdown: CancellationToken,
+    /// No request waits for anything any more: what is still fetched is for nobody.
+    pub(crate) halt: CancellationToken,
 }
 
 impl Core {

@@ -4,7 +4,6 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use iroh_relay::server::Server as Relay;
-use rustls::pki_types::CertificateDer;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Channel;
@@ -12,12 +11,12 @@ use tracing::{info, warn};
 use umbel_service::{
     files,
     installation::Installation,
+    listen::Listener,
     node::Node,
     ops::Ops,
     tls::{self, LiveCertificate},
 };
 use umbel_wire::token::TokenSigner;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{
     agents::session::Sessions,
@@ -37,6 +36,7 @@ use crate::{
     petal::{PetalActor, PetalHandle},
     plaintext::Plaintext,
     relay,
+    reload::{Live, Reloaded},
     spool::{self, Spool},
     uplink::Uplink,
     view::Current,
@@ -74,6 +74,8 @@ impl std::fmt::Debug for Identity {
 pub struct Ports {
     /// Readers and agents.
     pub public: SocketAddr,
+    /// Readers without TLS.
+    pub plain: Option<SocketAddr>,
     /// Other edges.
     pub internal: SocketAddr,
     /// iroh relay.
@@ -90,6 +92,7 @@ pub struct Edge {
     ports: Ports,
     core: Arc<Core>,
     ops: Ops,
+    live: Live,
     /// Ends when the doors are closed.
     servers: JoinSet<()>,
     /// Runs until nothing is left to write down.
@@ -116,18 +119,24 @@ impl Edge {
         tls::install_provider();
         files::private_folder(&config.state).with_context(|| format!("state folder {}", config.state.display()))?;
         let (core, beside) = build(&config, &identity, &installation, shutdown).await?;
-        let doors = Doors::open(&config, &identity).await?;
+        let live = Live::new(&config, identity.certificate.clone());
+        let doors = Doors::open(&config, &identity, &live).await?;
         let relay = relay::start(core.clone(), &config, identity.certificate.clone()).await?;
         let ports = ports(&doors, &relay)?;
         let ops = Ops::new("umbel_edge");
         ops.register(|registry| core.metrics.register(registry));
         let background_end = CancellationToken::new();
-        let servers = serve(doors, &core, &ops);
+        let Doors { public, plain, internal, ops: ops_door } = doors;
+        let servers = serve(public, plain, internal, &core);
         let mut background = run_beside(&core, beside, identity, installation, &ops, &background_end);
+        // Answers to the end: "not ready" is an answer.
+        background.spawn(ops_door.serve(listen::ops_app(&ops), background_end.clone()));
+        background.spawn(until(background_end.clone(), unready_at(core.shutdown.clone(), ops.clone())));
+        background.spawn(until(background_end.clone(), live.watch(core.metrics.clone())));
         let service = relay.relay_service().context("the relay does not run")?.clone();
         background.spawn(until(background_end.clone(), relay::drop_revoked(core.clone(), service)));
         info!(node = core.node_id, ?ports, "edge is open");
-        Ok(Self { ports, core, ops, servers, background, background_end, relay })
+        Ok(Self { ports, core, ops, live, servers, background, background_end, relay })
     }
 
     /// Where it really listens.
@@ -145,6 +154,11 @@ impl Edge {
         &self.ops
     }
 
+    /// Takes over what can change while it runs. See [`crate::LIVE`].
+    pub async fn reload(&mut self, config: &Config) -> Reloaded {
+        self.live.reload(config, &self.core.metrics).await
+    }
+
     /// Chunks that came from origins and from other edges since the start.
     pub fn fills(&self) -> (u64, u64) {
         (self.core.metrics.fills("origin"), self.core.metrics.fills("edge"))
@@ -154,6 +168,7 @@ impl Edge {
     pub async fn stop(mut self) {
         self.core.shutdown.cancel();
         while self.servers.join_next().await.is_some() {}
+        self.core.halt.cancel();
         self.core.tasks.close();
         if timeout(LAST_WORK, self.core.tasks.wait()).await.is_err() {
             warn!("some work did not end in time");
@@ -181,7 +196,8 @@ async fn build(
     let client_tls = tls::client(&identity.ca, Some(identity.certificate.clone()))?;
     let fleet = Arc::new(Fleet::new(&identity.node_id, client_tls.clone()));
     let (lookups, table) = Table::open(&config.state.join("lookup.redb"), limits.lookup_entries)?;
-    let ends = || (tasks.clone(), shutdown.clone());
+    let halt = CancellationToken::new();
+    let ends = || (tasks.clone(), halt.clone());
     let origins = Origins::new(fleet.clone(), &client_tls);
     let cache = cache::open(&config.state.join("bodies"), limits, origins, ends()).await?;
     let fill = Fill::open(&config.state.join("chunks"), limits, fleet.clone(), metrics.clone(), ends()).await?;
@@ -196,14 +212,8 @@ async fn build(
         node_id: identity.node_id.clone(),
         signer,
         view: Current::new(&identity.node_id, current.clone()),
-        lookup: Arc::new(Lookup::new(fleet.clone(), Arc::new(lookups), tasks.clone(), shutdown.clone())),
-        plaintext: Plaintext::new(
-            limits.plaintext_cache,
-            fill.clone(),
-            metrics.clone(),
-            tasks.clone(),
-            shutdown.clone(),
-        ),
+        lookup: Arc::new(Lookup::new(fleet.clone(), Arc::new(lookups), tasks.clone(), halt.clone())),
+        plaintext: Plaintext::new(limits.plaintext_cache, fill.clone(), metrics.clone(), tasks.clone(), halt.clone()),
         cache,
         encodings: Encodings::new(limits.plaintext_cache / 8, metrics.clone()),
         meter: Meter { spool: spool.clone(), metrics: metrics.clone() },
@@ -216,6 +226,7 @@ async fn build(
         petal,
         tasks,
         shutdown: shutdown.clone(),
+        halt,
     });
     core.apply(current);
     Ok((core, Beside { shutdown, table, petal: actor }))
@@ -224,6 +235,7 @@ async fn build(
 fn ports(doors: &Doors, relay: &Relay) -> anyhow::Result<Ports> {
     Ok(Ports {
         public: doors.public.local_addr()?,
+        plain: doors.plain.as_ref().map(Listener::local_addr).transpose()?,
         internal: doors.internal.local_addr()?,
         relay: relay.https_addr().context("the relay has no address")?,
         relay_quic: relay.quic_addr().context("address discovery has no address")?,
@@ -231,12 +243,15 @@ fn ports(doors: &Doors, relay: &Relay) -> anyhow::Result<Ports> {
     })
 }
 
-fn serve(doors: Doors, core: &Arc<Core>, ops: &Ops) -> JoinSet<()> {
+fn serve(public: Listener, plain: Option<Listener>, internal: Listener, core: &Arc<Core>) -> JoinSet<()> {
     let mut servers = JoinSet::new();
     let shutdown = &core.shutdown;
-    servers.spawn(doors.public.serve(listen::public_app(core.clone()), shutdown.clone()));
-    servers.spawn(doors.internal.serve(listen::internal_app(core.clone()), shutdown.clone()));
-    servers.spawn(doors.ops.serve(listen::ops_app(ops), shutdown.clone()));
+    let app = listen::public_app(core.clone());
+    if let Some(plain) = plain {
+        servers.spawn(plain.serve(app.clone(), shutdown.clone()));
+    }
+    servers.spawn(public.serve(app, shutdown.clone()));
+    servers.spawn(internal.serve(listen::internal_app(core.clone()), shutdown.clone()));
     servers
 }
 
@@ -266,6 +281,11 @@ async fn until(end: CancellationToken, work: impl Future<Output = ()>) {
     end.run_until_cancelled(work).await;
 }
 
+async fn unready_at(shutdown: CancellationToken, ops: Ops) {
+    shutdown.cancelled().await;
+    ops.set_ready(false);
+}
+
 async fn watch_gauges(core: Arc<Core>) {
     let mut ticks = tokio::time::interval(GAUGES_EVERY);
     loop {
@@ -278,7 +298,7 @@ async fn watch_gauges(core: Arc<Core>) {
 async fn follow(core: Arc<Core>, identity: Identity, mut installation: watch::Receiver<Arc<Installation>>, ops: Ops) {
     loop {
         let current = installation.borrow_and_update().clone();
-        ops.set_ready(current.version > 0);
+        ops.set_ready(current.version > 0 && !core.shutdown.is_cancelled());
         renew_if_hosts_are_missing(&identity, &current);
         core.fleet.update(&current);
         core.apply(current);
@@ -290,21 +310,12 @@ async fn follow(core: Arc<Core>, identity: Identity, mut installation: watch::Re
 
 fn renew_if_hosts_are_missing(identity: &Identity, installation: &Installation) {
     let (Some(node), Some(leaf)) = (&identity.node, identity.certificate.leaf()) else { return };
-    let names = names(&leaf);
+    let names = tls::names_and_end(&leaf).map(|(names, _)| names).unwrap_or_default();
     let mut hosts = installation.sites.values().flat_map(|site| &site.hosts);
     if let Some(host) = hosts.find(|host| !names.iter().any(|name| covers(name, host))) {
         info!(host, "asking for a certificate that has all hosts");
         node.renew_soon();
     }
-}
-
-fn names(leaf: &CertificateDer<'_>) -> Vec<String> {
-    let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return Vec::new() };
-    let Ok(Some(extension)) = parsed.subject_alternative_name() else { return Vec::new() };
-    let names = extension.value.general_names.iter();
-    names
-        .filter_map(|name| if let GeneralName::DNSName(name) = name { Some(name.to_ascii_lowercase()) } else { None })
-        .collect()
 }
 
 fn covers(name: &str, host: &str) -> bool {

@@ -9,6 +9,7 @@
 mod access;
 mod agents;
 mod cache;
+mod certificates;
 mod config;
 mod core;
 mod deliver;
@@ -25,6 +26,7 @@ mod petal;
 mod plaintext;
 mod refusal;
 mod relay;
+mod reload;
 mod respond;
 mod route;
 mod run;
@@ -33,7 +35,9 @@ mod spool;
 mod uplink;
 mod view;
 
-pub use config::{Config, Limits};
+pub use certificates::{BrokenPair, Described, Found, look as look_at_certificates};
+pub use config::{Config, LIVE, Limits};
 pub use edge::{Edge, Identity, Ports};
 pub use metrics::LARGE_OBJECT;
-pub use run::run;
+pub use reload::Reloaded;
+pub use run::{Reread, run};

@@ -21,7 +21,9 @@ use crate::{
     agents::{self, AgentService},
     config::Config,
     core::Core,
-    internal, respond,
+    internal,
+    reload::Live,
+    respond,
     route::{Station, station},
 };
 
@@ -29,24 +31,27 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Doors {
     pub(crate) public: Listener,
+    pub(crate) plain: Option<Listener>,
     pub(crate) internal: Listener,
     pub(crate) ops: Listener,
 }
 
 impl Doors {
     /// Binds all TCP ports but the relay's.
-    pub(crate) async fn open(config: &Config, identity: &Identity) -> anyhow::Result<Self> {
-        let public_tls = tls::server(identity.certificate.clone(), ClientAuth::None)?;
+    pub(crate) async fn open(config: &Config, identity: &Identity, live: &Live) -> anyhow::Result<Self> {
+        let public_tls = tls::server(live.certificates.clone(), ClientAuth::None)?;
         let internal_tls = tls::server(identity.certificate.clone(), ClientAuth::Required(&identity.ca))?;
-        let connections = config.limits.connections;
-        let limits = Limits { connections, ..Limits::default() };
-        Ok(Self {
-            public: Listener::bind(config.public_listen, Some(public_tls), limits).await.context("public port")?,
-            internal: Listener::bind(config.internal_listen, Some(internal_tls), Limits::default())
-                .await
-                .context("internal port")?,
-            ops: Listener::bind(config.ops_listen, None, Limits::default()).await.context("ops port")?,
-        })
+        // Only the public ports go by rules that may change.
+        let within = Limits { drain: config.rules.limits.drain, ..Limits::default() };
+        let bind = Listener::bind;
+        let plain = match config.plain_listen {
+            Some(address) => Some(bind(address, None, within).await.context("plain port")?.under(live.rules.clone())),
+            None => None,
+        };
+        let public = bind(config.public_listen, Some(public_tls), within).await.context("public port")?;
+        let internal = bind(config.internal_listen, Some(internal_tls), within).await.context("internal port")?;
+        let ops = bind(config.ops_listen, None, within).await.context("ops port")?;
+        Ok(Self { public: public.under(live.rules.clone()), plain, internal, ops })
     }
 }
 

@@ -27,6 +27,12 @@ struct Size {
     object: &'static str,
 }
 
+/// `pair` of files that a certificate came from, or `installation`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Certificate {
+    pair: String,
+}
+
 /// All metrics of an edge.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
@@ -40,6 +46,7 @@ pub(crate) struct Metrics {
     pub(crate) reader_bytes: Counter,
     sent_bytes: Family<Size, Counter>,
     encoded_bytes: Family<Kind, Counter>,
+    certificate_end: Family<Certificate, Gauge>,
     /// Live sessions of agents.
     pub(crate) sessions: Gauge,
     /// Bytes that wait for the control plane.
@@ -66,12 +73,25 @@ impl Metrics {
             "Bytes of answers that were encoded for readers, before (plain) and after (encoded)",
             self.encoded_bytes.clone(),
         );
+        registry.register(
+            "certificate_not_after_seconds",
+            "When the certificates end, since the epoch",
+            self.certificate_end.clone(),
+        );
         registry.register("sessions", "Live sessions of agents", self.sessions.clone());
         registry.register(
             "spool_bytes",
             "Usage on disk that the control plane does not have",
             self.spool_bytes.clone(),
         );
+    }
+
+    /// These are the certificates now, and when they end.
+    pub(crate) fn certificates_end<'a>(&self, certificates: impl Iterator<Item = (&'a str, i64)>) {
+        self.certificate_end.clear();
+        for (pair, end) in certificates {
+            self.certificate_end.get_or_create(&Certificate { pair: pair.to_owned() }).set(end);
+        }
     }
 
     /// A reader was answered.

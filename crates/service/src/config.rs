@@ -4,7 +4,7 @@
 //! whether all was well ([`Settings::finish`]); nothing is bound or written before that.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
@@ -49,6 +49,34 @@ struct Entry {
     place: String,
 }
 
+/// What a configuration says, key by key, to compare it with another. Values may be secrets and are not shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Said(BTreeMap<String, Vec<String>>);
+
+impl Said {
+    /// The keys that say something else in `other`, or are only in one of the two.
+    pub fn differs_in(&self, other: &Self) -> BTreeSet<String> {
+        let keys = self.0.keys().chain(other.0.keys());
+        keys.filter(|key| self.0.get(*key) != other.0.get(*key)).cloned().collect()
+    }
+
+    /// Takes over what `other` says of `keys`.
+    pub fn replace(&mut self, other: &Self, keys: &BTreeSet<String>) {
+        for key in keys {
+            match other.0.get(key) {
+                Some(values) => self.0.insert(key.clone(), values.clone()),
+                None => self.0.remove(key),
+            };
+        }
+    }
+}
+
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
 /// A configuration that is being read. Keys are dotted (`limits.upload`), and the environment variable of a key is
 /// the prefix, an underscore and the key in capitals (`UMBEL_EDGE_LIMITS_UPLOAD`); lists are separated by commas there.
 #[derive(Debug)]
@@ -59,6 +87,9 @@ pub struct Settings {
     environment: BTreeMap<String, String>,
     /// Where the keys that were taken stood.
     places: BTreeMap<String, String>,
+    /// And what stood there.
+    said: Said,
+    asked: BTreeSet<String>,
     mistakes: Vec<Mistake>,
     /// The file cannot be read: what seems to be missing may well be there.
     unreadable: bool,
@@ -97,6 +128,8 @@ impl Settings {
             entries: BTreeMap::new(),
             environment: environment.into_iter().filter(|(name, _)| name.starts_with(prefix)).collect(),
             places: BTreeMap::new(),
+            said: Said::default(),
+            asked: BTreeSet::new(),
             mistakes: Vec::new(),
             unreadable: false,
         };
@@ -157,7 +190,9 @@ impl Settings {
     }
 
     fn take(&mut self, key: &str) -> Option<Entry> {
+        self.asked.insert(key.into());
         let entry = self.find(key)?;
+        self.said.0.insert(key.into(), entry.values.clone());
         self.places.insert(key.into(), entry.place.clone());
         Some(entry)
     }
@@ -214,6 +249,16 @@ impl Settings {
     /// The folder of `key`, or `default`.
     pub fn path(&mut self, key: &str, default: &Path) -> PathBuf {
         self.or(key, default.to_path_buf().display().to_string()).into()
+    }
+
+    /// What the keys that were taken so far say.
+    pub fn said(&self) -> Said {
+        self.said.clone()
+    }
+
+    /// All keys that were asked for so far, whether they are there or not.
+    pub fn asked(&self) -> impl Iterator<Item = &str> {
+        self.asked.iter().map(String::as_str)
     }
 
     /// Whether all was well. Keys that nobody asked for are mistakes too.

@@ -43,7 +43,7 @@ mod proxy;
 mod refused;
 mod stream;
 
-pub use self::proxy::{ForwardedField, Proxies};
+pub use self::proxy::{ForwardedField, Network, Proxies};
 
 /// What is known of a connection; an extension of each of its requests.
 #[derive(Debug, Clone)]

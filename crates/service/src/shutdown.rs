@@ -1,7 +1,12 @@
-//! From a signal to an orderly stop.
+//! From a signal to an orderly stop, or to a new configuration.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// SIGHUP, each of which asks to read the configuration again; without this the signal ends the process.
+pub fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
 
 /// A token that is cancelled by the first SIGINT or SIGTERM. A second one ends the process at once, as people expect.
 pub fn on_signal() -> std::io::Result<CancellationToken> {

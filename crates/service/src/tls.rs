@@ -122,10 +122,22 @@ impl LiveCertificate {
     }
 }
 
-fn certified(chain: &str, key: &str) -> Result<CertifiedKey, TlsError> {
+/// A chain (leaf first) and its key, from PEM texts, if they fit.
+pub fn certified(chain: &str, key: &str) -> Result<CertifiedKey, TlsError> {
     let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
     Ok(CertifiedKey::from_der(chain, key, &provider())?)
+}
+
+/// The hosts that a certificate is for, in lower case, and the second since the epoch at which it ends. None if it is not
+/// a certificate.
+pub fn names_and_end(certificate: &CertificateDer<'_>) -> Option<(Vec<String>, i64)> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let extension = parsed.subject_alternative_name().ok()?;
+    let names = extension.iter().flat_map(|extension| &extension.value.general_names);
+    let hosts = names
+        .filter_map(|name| if let GeneralName::DNSName(name) = name { Some(name.to_ascii_lowercase()) } else { None });
+    Some((hosts.collect(), parsed.validity().not_after.timestamp()))
 }
 
 impl fmt::Debug for LiveCertificate {
@@ -171,7 +183,7 @@ pub enum ClientAuth<'a> {
 }
 
 /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
-pub fn server(certificate: Arc<LiveCertificate>, auth: ClientAuth<'_>) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server(certificate: Arc<dyn ResolvesServerCert>, auth: ClientAuth<'_>) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match auth {
         ClientAuth::None => builder.with_no_client_auth(),

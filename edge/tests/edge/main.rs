@@ -5,6 +5,7 @@
 
 mod agents;
 mod delivery;
+mod doors;
 mod network;
 mod pulled;
 mod purges;

@@ -25,8 +25,9 @@ use tower::ServiceExt;
 use umbel_content::{ChunkIndex, ChunkLayout, ChunkName, ContentKey, Draft, ObjectPath, SigningKey, VersionId, seal};
 use umbel_edge::{Config, Edge, Identity, Limits};
 use umbel_service::{
+    config::Said,
     installation::Installation,
-    listen::{Limits as ListenLimits, Listener},
+    listen::{Limits as ListenLimits, Listener, Rules},
     tls::{self, ClientAuth, LiveCertificate, NodeRole, PeerIdentity},
     unix_now,
 };
@@ -332,12 +333,17 @@ impl Network {
             state: state.into(),
             join_token: None,
             public_listen: any,
+            plain_listen: None,
             internal_listen: any,
             relay_listen: any,
             relay_quic_listen: any,
             ops_listen: any,
             addresses: Addresses::default(),
             limits,
+            rules: Rules::default(),
+            certificates: None,
+            log_level: None,
+            said: Said::default(),
         };
         tune(&mut config);
         let seed = seed(id);

@@ -50,11 +50,25 @@ impl FromStr for ForwardedField {
     }
 }
 
+/// A network, or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        let network = text.parse().ok().or_else(address);
+        network.map(Self).ok_or("expected an address or a network, as 192.0.2.0/24")
+    }
+}
+
 /// The proxies in front of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Proxies {
     /// Their addresses.
-    pub trusted: Vec<IpNet>,
+    pub trusted: Vec<Network>,
     /// They begin each connection with a PROXY protocol header.
     pub protocol: bool,
     /// Where they say whom a request came from.
@@ -65,7 +79,7 @@ impl Proxies {
     /// Whether the operator trusts who has this address.
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.trusted.iter().any(|network| network.contains(&address))
+        self.trusted.iter().any(|Network(network)| network.contains(&address))
     }
 
     /// What is known of a connection, as far as this request tells more than its transport.
@@ -229,9 +243,9 @@ mod tests {
 
     #[test]
     fn trust() {
-        let proxies = Proxies { trusted: vec!["10.0.0.0/8".parse().unwrap()], ..Proxies::default() };
-        for (address, expected) in [("10.9.8.7", true), ("::ffff:10.9.8.7", true), ("11.0.0.1", false), ("::1", false)]
-        {
+        let proxies =
+            Proxies { trusted: ["10.0.0.0/8", "::1"].map(|text| text.parse().unwrap()).into(), ..Proxies::default() };
+        for (address, expected) in [("10.9.8.7", true), ("::ffff:10.9.8.7", true), ("11.0.0.1", false), ("::1", true)] {
             assert_eq!(proxies.trusts(address.parse().unwrap()), expected, "{address}");
         }
     }
