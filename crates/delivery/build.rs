@@ -9,6 +9,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .type_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")
         .type_attribute(".", "#[serde(default, deny_unknown_fields)]")
         .field_attribute(".", "#[serde(skip_serializing_if = \"crate::document::is_default\")]")
+        // What is sent to the provider's server may be a secret.
+        .skip_debug(["umbel.delivery.v1.HeaderRule"])
         .compile_fds(files)?;
     Ok(())
 }

@@ -7,8 +7,18 @@ use umbel_service::installation::Installation;
 use umbel_wire::token::TokenSigner;
 
 use crate::{
-    agents::session::Sessions, cache::Cache, deliver::Encodings, fill::Fill, fleet::Fleet, lookup::Lookup,
-    meter::Meter, metrics::Metrics, petal::PetalHandle, plaintext::Plaintext, spool::Spool, uplink::Uplink,
+    agents::session::Sessions,
+    cache::Cache,
+    deliver::{Encodings, Limiter},
+    fill::Fill,
+    fleet::Fleet,
+    lookup::Lookup,
+    meter::Meter,
+    metrics::Metrics,
+    petal::PetalHandle,
+    plaintext::Plaintext,
+    spool::Spool,
+    uplink::Uplink,
     view::Current,
 };
 
@@ -17,7 +27,7 @@ use crate::{
 pub(crate) struct Core {
     pub(crate) node_id: String,
     pub(crate) signer: TokenSigner,
-    pub(crate) view: Current,
+    pub(crate) view: Arc<Current>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) lookup: Arc<Lookup>,
     pub(crate) fill: Arc<Fill>,
@@ -25,6 +35,7 @@ pub(crate) struct Core {
     /// Of sites that are pulled.
     pub(crate) cache: Arc<Cache>,
     pub(crate) encodings: Encodings,
+    pub(crate) limiter: Limiter,
     pub(crate) spool: Arc<Spool>,
     pub(crate) meter: Meter,
     pub(crate) metrics: Metrics,

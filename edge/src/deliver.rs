@@ -1,26 +1,33 @@
 //! How answers leave, by the rules of their site (`umbel_delivery`): what is decided before anything is looked for, and what
 //! becomes of an answer on its way out. A site without rules only has its plain HTTP requests sent to https.
 
-use std::sync::Arc;
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
-use umbel_delivery::{Https, Rules, location};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts};
+use umbel_content::ObjectPath;
+use umbel_delivery::{Foreign, Rules, location};
 use umbel_http_cache::{Compression, plain_conditions, settled};
 use umbel_service::listen::Connection;
 use umbel_wire::control::Site;
 
-use crate::{core::Core, refusal::refusal, respond, view::View};
+use crate::{
+    core::Core,
+    refusal::refusal,
+    respond,
+    view::{SiteRules, View},
+};
 
 mod encode;
 mod encoder;
+mod limit;
 
-pub(crate) use encode::Encodings;
+pub(crate) use self::{encode::Encodings, limit::Limiter};
 
 /// Answers a request for something of `site`.
 pub(crate) async fn answer(core: &Arc<Core>, view: &View, site: &Site, request: Parts, body: Body) -> Response<Body> {
     let rules = view.rules(&site.id);
-    if !is_secure(&request) && !rules.is_some_and(|rules| rules.https.allow_plain) {
+    if !is_secure(&request) && !rules.is_some_and(|site| site.rules.https.allow_plain) {
         return to_https(view.https_port, &request);
     }
     match rules {
@@ -33,28 +40,87 @@ async fn by_rules(
     core: &Arc<Core>,
     view: &View,
     site: &Site,
-    rules: &Rules,
+    SiteRules { number, rules }: &SiteRules,
     mut request: Parts,
     body: Body,
 ) -> Response<Body> {
-    // As it came.
-    let asked = Asked { method: request.method.clone(), headers: request.headers.clone(), secure: is_secure(&request) };
-    if let Some(compression) = &rules.compression {
-        prepare(compression, site, &mut request);
-    }
-    let mut response = respond::content(core, view, site, request, body).await;
-    strict(&rules.https, asked.secure, &mut response);
+    let asked = Asked::of(&request);
+    let mut response = match at_once(core, *number, rules, &asked) {
+        Some(response) => response,
+        None => {
+            if let Some(compression) = &rules.compression {
+                prepare(compression, site, &mut request);
+            }
+            respond::content(core, view, site, request, body).await
+        }
+    };
+    dress(rules, &asked, response.headers_mut());
     match &rules.compression {
         Some(compression) => core.encodings.encode(compression, &asked, response).await,
         None => response,
     }
 }
 
-/// What is remembered of a request while it is answered.
+/// What is remembered of a request while it is answered: as it came.
 struct Asked {
     method: Method,
+    uri: Uri,
     headers: HeaderMap,
+    client: Option<IpAddr>,
     secure: bool,
+}
+
+impl Asked {
+    fn of(request: &Parts) -> Self {
+        let client = request.extensions.get::<Connection>().map(|connection| connection.remote.ip());
+        let (method, uri, headers) = (request.method.clone(), request.uri.clone(), request.headers.clone());
+        Self { method, uri, headers, client, secure: is_secure(request) }
+    }
+}
+
+/// The answer to a request that is not about anything that the site has.
+fn at_once(core: &Core, number: u64, rules: &Rules, asked: &Asked) -> Option<Response<Body>> {
+    let limited = core.limiter.refuse(number, &rules.limits, asked.client);
+    limited.or_else(|| rules.cors.as_ref()?.preflight(&asked.method, &asked.headers).map(preflight))
+}
+
+fn preflight(answer: Result<(), Foreign>) -> Response<Body> {
+    match answer {
+        Ok(()) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+        Err(foreign) => refusal(StatusCode::FORBIDDEN, &foreign.to_string()),
+    }
+}
+
+/// The fields of an answer on its way out: the provider's rules first, so that none can undo what the others need.
+fn dress(rules: &Rules, asked: &Asked, response: &mut HeaderMap) {
+    if !rules.response_headers.is_empty() {
+        rules.response_headers.apply(&decoded(&asked.uri), response);
+    }
+    if let Some(cors) = &rules.cors {
+        cors.apply(&asked.method, &asked.headers, response);
+    }
+    if let Some(strict) = rules.https.strict.as_ref().filter(|_| asked.secure) {
+        // RFC 6797, section 7.1. The provider's server is behind the edge and cannot know.
+        response.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::clone(strict));
+    }
+}
+
+/// Changes the fields of what is asked of the provider's own server as the last thing: what the edge says there in the
+/// provider's name is no reader's, and nothing of it makes an answer one reader's own.
+pub(crate) fn outbound(view: &View, site_id: &str, uri: &Uri, request: &mut HeaderMap) {
+    let rules = view.rules(site_id).map(|site| &site.rules.request_headers).filter(|rules| !rules.is_empty());
+    if let Some(rules) = rules {
+        rules.apply(&decoded(uri), request);
+    }
+}
+
+/// As it is written without percents, if it is a path.
+fn decoded(uri: &Uri) -> Cow<'_, str> {
+    ObjectPath::from_uri(uri.path()).map_or(Cow::Borrowed(uri.path()), |path| Cow::Owned(path.as_str().to_owned()))
 }
 
 /// Makes the request one for what is not encoded. The provider's server hears of one coding, which may save the work.
@@ -81,12 +147,5 @@ fn to_https(port: u16, request: &Parts) -> Response<Body> {
             response
         }
         None => refusal(StatusCode::BAD_REQUEST, "the Host field is missing or malformed"),
-    }
-}
-
-/// RFC 6797, section 7.1. The provider's server is behind the edge and cannot know.
-fn strict(https: &Https, secure: bool, response: &mut Response<Body>) {
-    if let Some(value) = https.strict.as_ref().filter(|_| secure) {
-        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::clone(value));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     cache::{self, Origins},
     config::Config,
     core::Core,
-    deliver::Encodings,
+    deliver::{Encodings, Limiter},
     fill::Fill,
     fleet::Fleet,
     listen::{self, Doors},
@@ -198,7 +198,10 @@ async fn build(
     let (lookups, table) = Table::open(&config.state.join("lookup.redb"), limits.lookup_entries)?;
     let halt = CancellationToken::new();
     let ends = || (tasks.clone(), halt.clone());
-    let origins = Origins::new(fleet.clone(), &client_tls);
+    let current = installation.borrow().clone();
+    fleet.update(&current);
+    let view = Arc::new(Current::new(&identity.node_id, current.clone()));
+    let origins = Origins::new(fleet.clone(), view.clone(), &client_tls);
     let cache = cache::open(&config.state.join("bodies"), limits, origins, ends()).await?;
     let fill = Fill::open(&config.state.join("chunks"), limits, fleet.clone(), metrics.clone(), ends()).await?;
     let fill = Arc::new(fill);
@@ -206,16 +209,15 @@ async fn build(
         Arc::new(Spool::open(&config.state.join("spool"), limits.spool).context("cannot open the usage spool")?);
     let signer = TokenSigner::from_seed(identity.node_id.as_str(), &identity.ticket_seed);
     let (petal, actor) = PetalHandle::new(&identity.node_id, signer.clone());
-    let current = installation.borrow().clone();
-    fleet.update(&current);
     let core = Arc::new(Core {
         node_id: identity.node_id.clone(),
         signer,
-        view: Current::new(&identity.node_id, current.clone()),
+        view,
         lookup: Arc::new(Lookup::new(fleet.clone(), Arc::new(lookups), tasks.clone(), halt.clone())),
         plaintext: Plaintext::new(limits.plaintext_cache, fill.clone(), metrics.clone(), tasks.clone(), halt.clone()),
         cache,
         encodings: Encodings::new(limits.plaintext_cache / 8, metrics.clone()),
+        limiter: Limiter::new(metrics.clone()),
         meter: Meter { spool: spool.clone(), metrics: metrics.clone() },
         sessions: Sessions::new(limits.sessions),
         uplink: limits.uplink.map(Uplink::new),

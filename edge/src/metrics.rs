@@ -47,6 +47,7 @@ pub(crate) struct Metrics {
     sent_bytes: Family<Size, Counter>,
     encoded_bytes: Family<Kind, Counter>,
     certificate_end: Family<Certificate, Gauge>,
+    limited: Family<Kind, Counter>,
     /// Live sessions of agents.
     pub(crate) sessions: Gauge,
     /// Bytes that wait for the control plane.
@@ -77,6 +78,11 @@ impl Metrics {
             "certificate_not_after_seconds",
             "When the certificates end, since the epoch",
             self.certificate_end.clone(),
+        );
+        registry.register(
+            "limited",
+            "Requests of readers that were over a limit of their site: of one client, or of the site",
+            self.limited.clone(),
         );
         registry.register("sessions", "Live sessions of agents", self.sessions.clone());
         registry.register(
@@ -110,6 +116,11 @@ impl Metrics {
     pub(crate) fn sent(&self, length: u64, bytes: usize) {
         let object = if length < LARGE_OBJECT { "small" } else { "large" };
         self.sent_bytes.get_or_create(&Size { object }).inc_by(bytes as u64);
+    }
+
+    /// A request was over the limit of its `client` or its `site`.
+    pub(crate) fn limited(&self, kind: &'static str) {
+        self.limited.get_or_create(&Kind { kind }).inc();
     }
 
     /// So many bytes to a reader became so many.

@@ -24,20 +24,28 @@ pub(crate) struct View {
     pub(crate) fleet: agent::Fleet,
     reader_keys: BTreeMap<String, KeySet>,
     /// Of the sites that have any, by site id.
-    rules: BTreeMap<String, Rules>,
+    rules: BTreeMap<String, Arc<SiteRules>>,
     /// Where this edge answers readers over TLS, as they see it.
     pub(crate) https_port: u16,
 }
 
+/// Rules, and a number by which what is counted under them is found.
+#[derive(Debug)]
+pub(crate) struct SiteRules {
+    pub(crate) number: u64,
+    pub(crate) rules: Rules,
+}
+
 impl View {
-    fn of(node_id: &str, installation: Arc<Installation>) -> Self {
+    /// What is the same as in `before` is taken from there.
+    fn of(node_id: &str, installation: Arc<Installation>, before: &Self) -> Self {
         let reader_keys = installation.sites.values().map(|site| (site.id.clone(), reader_keys(site))).collect();
         Self {
             membership_keys: installation.membership_key_set(),
             ticket_keys: installation.ticket_key_set(),
             fleet: fleet(&installation),
             reader_keys,
-            rules: installation.sites.values().filter_map(rules).collect(),
+            rules: installation.sites.values().filter_map(|site| rules(site, before)).collect(),
             https_port: https_port(node_id, &installation),
             installation,
         }
@@ -49,16 +57,21 @@ impl View {
     }
 
     /// How answers of this site leave, if it says anything about it.
-    pub(crate) fn rules(&self, site_id: &str) -> Option<&Rules> {
+    pub(crate) fn rules(&self, site_id: &str) -> Option<&Arc<SiteRules>> {
         self.rules.get(site_id)
     }
 }
 
 /// Checked by the control plane. One that knows more than this edge may send what is a mistake to it: better no rules than half
 /// of them.
-fn rules(site: &Site) -> Option<(String, Rules)> {
-    match Rules::of(site.delivery.as_ref()?) {
-        Ok(rules) => Some((site.id.clone(), rules)),
+fn rules(site: &Site, before: &View) -> Option<(String, Arc<SiteRules>)> {
+    let document = site.delivery.as_ref()?;
+    let known = before.installation.sites.get(&site.id).and_then(|site| site.delivery.as_ref());
+    if known == Some(document) {
+        return before.rules.get_key_value(&site.id).map(|(id, rules)| (id.clone(), rules.clone()));
+    }
+    match Rules::of(document) {
+        Ok(rules) => Some((site.id.clone(), Arc::new(SiteRules { number: rand::random(), rules }))),
         Err(mistakes) => {
             warn!(site = site.name, %mistakes, "the site's delivery rules are not understood and left out");
             None
@@ -103,7 +116,7 @@ impl Current {
     /// Starts with this configuration.
     pub(crate) fn new(node_id: &str, installation: Arc<Installation>) -> Self {
         let changes = watch::Sender::new(installation.version);
-        let view = ArcSwap::from_pointee(View::of(node_id, installation));
+        let view = ArcSwap::from_pointee(View::of(node_id, installation, &View::default()));
         Self { node_id: node_id.to_owned(), view, changes }
     }
 
@@ -120,7 +133,8 @@ impl Current {
     /// From now on this one.
     pub(crate) fn replace(&self, installation: Arc<Installation>) {
         let version = installation.version;
-        self.view.store(Arc::new(View::of(&self.node_id, installation)));
+        let view = View::of(&self.node_id, installation, &self.view.load());
+        self.view.store(Arc::new(view));
         self.changes.send_replace(version);
     }
 

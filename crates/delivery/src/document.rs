@@ -6,6 +6,13 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/umbel.delivery.v1.rs"));
 }
 
+/// Without values.
+impl std::fmt::Debug for proto::HeaderRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeaderRule").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
 /// What a provider writes. Nothing in it has been checked: see [`crate::Rules`].
 pub type Document = proto::Delivery;
 

@@ -2,7 +2,7 @@
 
 use umbel_http_cache::Compression;
 
-use crate::{Document, Https, Invalid, compression, mistakes::Mistakes};
+use crate::{Cors, Document, HeaderRules, Https, Invalid, Limits, compression, headers, mistakes::Mistakes};
 
 /// What edges go by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -11,6 +11,14 @@ pub struct Rules {
     pub compression: Option<Compression>,
     /// Plain HTTP, and HSTS.
     pub https: Https,
+    /// None: answers say of it what they say.
+    pub cors: Option<Cors>,
+    /// How often each edge answers.
+    pub limits: Limits,
+    /// For what goes to the provider's own server.
+    pub request_headers: HeaderRules,
+    /// For what readers get.
+    pub response_headers: HeaderRules,
 }
 
 impl Rules {
@@ -20,10 +28,19 @@ impl Rules {
     /// All mistakes, each with its place.
     pub fn of(document: &Document) -> Result<Self, Invalid> {
         let mut mistakes = Mistakes::default();
-        let Document { compression, https } = document;
+        let Document { compression, https, cors, limits, request_headers, response_headers } = document;
         let rules = Self {
             compression: compression.as_ref().map(|written| compression::read(written, &mut mistakes)),
             https: https.as_ref().map(|written| Https::read(written, &mut mistakes)).unwrap_or_default(),
+            cors: cors.as_ref().map(|written| Cors::read(written, &mut mistakes)),
+            limits: limits.as_ref().map(|written| Limits::read(written, &mut mistakes)).unwrap_or_default(),
+            request_headers: HeaderRules::read("request_headers", request_headers, headers::for_server, &mut mistakes),
+            response_headers: HeaderRules::read(
+                "response_headers",
+                response_headers,
+                headers::for_reader,
+                &mut mistakes,
+            ),
         };
         mistakes.or(rules)
     }

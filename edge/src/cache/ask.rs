@@ -13,7 +13,7 @@ use tracing::debug;
 use umbel_service::client::{self, StreamClient};
 use umbel_shared_cache::{Ask, Failed};
 
-use crate::fleet::Fleet;
+use crate::{deliver, fleet::Fleet, view::Current};
 
 /// Says to the origin whose server is meant.
 const SITE_HEADER: HeaderName = HeaderName::from_static("umbel-site");
@@ -32,6 +32,7 @@ const TRIES: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Origins {
     fleet: Arc<Fleet>,
+    view: Arc<Current>,
     /// Of the configuration.
     version: AtomicU64,
     /// A connection for each request (HTTP/1.1): in one for all, those who do not read what they asked for would fill the
@@ -49,9 +50,10 @@ impl Ask for Origins {
 
 impl Origins {
     /// Shows the certificate in `tls` to origins.
-    pub(crate) fn new(fleet: Arc<Fleet>, tls: &ClientConfig) -> Self {
+    pub(crate) fn new(fleet: Arc<Fleet>, view: Arc<Current>, tls: &ClientConfig) -> Self {
         Self {
             fleet,
+            view,
             version: AtomicU64::new(0),
             own: client::streaming(tls.clone(), false),
             trailers: client::streaming(tls.clone(), true),
@@ -77,6 +79,7 @@ impl Origins {
                 continue;
             };
             request.headers_mut().insert(VERSION_HEADER, version.into());
+            deliver::outbound(&self.view.load(), site_id, &parts.uri, request.headers_mut());
             match client.request(request).await {
                 Ok(response) => {
                     origin.answered();

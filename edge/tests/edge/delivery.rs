@@ -4,7 +4,7 @@ use std::{io::Read, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use reqwest::Client;
 use tempfile::TempDir;
 use tokio_stream::StreamExt;
@@ -228,5 +228,86 @@ async fn browsers_are_told_to_use_https() {
         assert_eq!(response.status(), status);
         assert_eq!(field(&response, "strict-transport-security"), "max-age=3600; includeSubDomains");
     }
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn pages_of_other_origins() {
+    let place =
+        Place::with("cors = { origins = ['https://*.a.test'], methods = ['PUT'], expose = ['x-id'], max_age = '1h' }")
+            .await;
+    place.has("/a", b"x");
+    place.provides(200, &[("access-control-allow-origin", "*"), ("cache-control", "max-age=60")], b"x");
+    for site in SITES {
+        // Nobody's but the browser's: without a grant, and never passed on.
+        let asks = place.client.request(Method::OPTIONS, format!("{site}/a")).header("origin", "https://b.a.test");
+        let response = asks.header("access-control-request-method", "PUT").send().await.unwrap();
+        assert_eq!(
+            (response.status(), field(&response, "access-control-allow-methods")),
+            (StatusCode::NO_CONTENT, "PUT")
+        );
+        assert_eq!(field(&response, "access-control-max-age"), "3600");
+        for (origin, allowed) in [("https://b.a.test", "https://b.a.test"), ("https://evil.test", "")] {
+            let response = place.get(site, "/a", &[("origin", origin)]).await;
+            assert_eq!(field(&response, "access-control-allow-origin"), allowed);
+            assert_eq!((response.status(), field(&response, "vary")), (StatusCode::OK, "origin"));
+        }
+    }
+    assert_eq!(place.network.origin.asked("/a"), 1);
+    let asks = place.client.request(Method::OPTIONS, format!("{}/a", SITES[0])).header("origin", "https://evil.test");
+    let response = asks.header("access-control-request-method", "PUT").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_too_often_waits() {
+    let place = Place::with("limits.client = { rate = '1/min', burst = 3 }").await;
+    place.has("/a", b"x");
+    for _ in 0..3 {
+        assert_eq!(place.get(SITES[0], "/a", &[]).await.status(), StatusCode::OK);
+    }
+    let response = place.get(SITES[0], "/a", &[]).await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!((1..=60).contains(&field(&response, "retry-after").parse::<u64>().unwrap()));
+    assert!(!response.headers().contains_key("cache-status"));
+    assert_eq!(place.metric("umbel_edge_limited_total{kind=\"client\"}").await, 1.0);
+    // Every site has its own count, and other news do not reset it.
+    assert_eq!(place.get(SITES[1], "/a", &[]).await.status(), StatusCode::OK);
+    place.network.publish();
+    assert_eq!(place.get(SITES[0], "/a", &[]).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn fields_are_changed_by_rules() {
+    let rules = "
+        [[request_headers]]
+        set = { authorization = 'Basic c2VjcmV0', x-edge = 'yes' }
+        remove = ['x-debug']
+        [[response_headers]]
+        remove = ['server']
+        set = { x-frame-options = 'DENY' }
+        [[response_headers]]
+        prefix = '/a'
+        append = { vary = 'x-edge' }";
+    let place = Place::with(rules).await;
+    place.has("/a", b"x");
+    let fields = [("cache-control", "max-age=60"), ("server", "old"), ("content-type", "text/plain")];
+    place.provides(200, &fields, b"x");
+    for (path, vary) in [("/a", "x-edge"), ("/%61", "x-edge"), ("/b", "")] {
+        for _ in 0..2 {
+            let response = place.get(SITES[1], path, &[("x-debug", "1"), ("x-edge", "no")]).await;
+            assert_eq!((field(&response, "server"), field(&response, "x-frame-options")), ("", "DENY"));
+            assert_eq!(field(&response, "vary"), vary, "{path}");
+        }
+        assert_eq!(place.network.origin.asked(path), 1, "what the edge adds makes nothing private");
+        assert_eq!(
+            (place.last_asked("authorization"), place.last_asked("x-edge")),
+            ("Basic c2VjcmV0".into(), "yes".into())
+        );
+        assert_eq!(place.last_asked("x-debug"), "");
+    }
+    assert_eq!(field(&place.get(SITES[0], "/a", &[]).await, "x-frame-options"), "DENY");
     place.edge.stop().await;
 }
