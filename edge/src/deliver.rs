@@ -21,6 +21,7 @@ use crate::{
 mod encode;
 mod encoder;
 mod limit;
+mod pages;
 
 pub(crate) use self::{encode::Encodings, limit::Limiter};
 
@@ -51,7 +52,8 @@ async fn by_rules(
             if let Some(compression) = &rules.compression {
                 prepare(compression, site, &mut request);
             }
-            respond::content(core, view, site, request, body).await
+            let response = respond::content(core, view, site, request, body).await;
+            pages::replace(core, site, &rules.error_pages, &asked, response).await
         }
     };
     dress(rules, &asked, response.headers_mut());
@@ -66,21 +68,27 @@ struct Asked {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    client: Option<IpAddr>,
-    secure: bool,
+    connection: Option<Connection>,
 }
 
 impl Asked {
     fn of(request: &Parts) -> Self {
-        let client = request.extensions.get::<Connection>().map(|connection| connection.remote.ip());
         let (method, uri, headers) = (request.method.clone(), request.uri.clone(), request.headers.clone());
-        Self { method, uri, headers, client, secure: is_secure(request) }
+        Self { method, uri, headers, connection: request.extensions.get().cloned() }
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        self.connection.as_ref().map(|connection| connection.remote.ip())
+    }
+
+    fn is_secure(&self) -> bool {
+        self.connection.as_ref().is_none_or(|connection| connection.secure)
     }
 }
 
 /// The answer to a request that is not about anything that the site has.
 fn at_once(core: &Core, number: u64, rules: &Rules, asked: &Asked) -> Option<Response<Body>> {
-    let limited = core.limiter.refuse(number, &rules.limits, asked.client);
+    let limited = core.limiter.refuse(number, &rules.limits, asked.client());
     limited.or_else(|| rules.cors.as_ref()?.preflight(&asked.method, &asked.headers).map(preflight))
 }
 
@@ -103,7 +111,7 @@ fn dress(rules: &Rules, asked: &Asked, response: &mut HeaderMap) {
     if let Some(cors) = &rules.cors {
         cors.apply(&asked.method, &asked.headers, response);
     }
-    if let Some(strict) = rules.https.strict.as_ref().filter(|_| asked.secure) {
+    if let Some(strict) = rules.https.strict.as_ref().filter(|_| asked.is_secure()) {
         // RFC 6797, section 7.1. The provider's server is behind the edge and cannot know.
         response.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::clone(strict));
     }

@@ -70,6 +70,19 @@ pub(crate) async fn content(core: &Arc<Core>, view: &View, site: &Site, request:
     answered.unwrap_or_else(|refused| *refused)
 }
 
+/// What the site has for everyone, whoever may read the rest: a page that its provider wants shown.
+pub(crate) async fn page(core: &Arc<Core>, site: &Site, request: Parts) -> Response<Body> {
+    if site.pull.is_some() {
+        return cache::answer(core, site, Request::from_parts(request, Body::empty())).await;
+    }
+    let path = ObjectPath::from_uri(request.uri.path()).and_then(route::object);
+    let answered = match path {
+        Ok(path) => object(core, site, &request, &path).await,
+        Err(error) => Err(bad_path(&error).into()),
+    };
+    answered.unwrap_or_else(|refused| *refused)
+}
+
 /// What the provider's own server has.
 async fn pulled(core: &Arc<Core>, view: &View, site: &Site, mut request: Parts, body: Body) -> Answered {
     if !access::is_public(site) {
@@ -88,7 +101,11 @@ async fn uploaded(core: &Arc<Core>, view: &View, site: &Site, request: &Parts) -
     let path =
         ObjectPath::from_uri(request.uri.path()).and_then(route::object).map_err(|error| Box::new(bad_path(&error)))?;
     check_access(view, site, &path, request)?;
-    let found = core.lookup.current(site, &path).await;
+    object(core, site, request, &path).await
+}
+
+async fn object(core: &Arc<Core>, site: &Site, request: &Parts, path: &ObjectPath) -> Answered {
+    let found = core.lookup.current(site, path).await;
     let version = found.map_err(|error| {
         let response = no_version(&error);
         drop(core.meter.response(&site.id, path.as_str(), response.status()));

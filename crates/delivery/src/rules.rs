@@ -2,7 +2,9 @@
 
 use umbel_http_cache::Compression;
 
-use crate::{Cors, Document, HeaderRules, Https, Invalid, Limits, compression, headers, mistakes::Mistakes};
+use crate::{
+    Cors, Document, ErrorPages, HeaderRules, Https, Invalid, Limits, compression, headers, mistakes::Mistakes,
+};
 
 /// What edges go by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Rules {
     pub request_headers: HeaderRules,
     /// For what readers get.
     pub response_headers: HeaderRules,
+    /// In place of errors.
+    pub error_pages: ErrorPages,
 }
 
 impl Rules {
@@ -28,7 +32,7 @@ impl Rules {
     /// All mistakes, each with its place.
     pub fn of(document: &Document) -> Result<Self, Invalid> {
         let mut mistakes = Mistakes::default();
-        let Document { compression, https, cors, limits, request_headers, response_headers } = document;
+        let Document { compression, https, cors, limits, request_headers, response_headers, error_pages } = document;
         let rules = Self {
             compression: compression.as_ref().map(|written| compression::read(written, &mut mistakes)),
             https: https.as_ref().map(|written| Https::read(written, &mut mistakes)).unwrap_or_default(),
@@ -41,6 +45,7 @@ impl Rules {
                 headers::for_reader,
                 &mut mistakes,
             ),
+            error_pages: ErrorPages::read(error_pages, &mut mistakes),
         };
         mistakes.or(rules)
     }

@@ -10,9 +10,10 @@ use tempfile::TempDir;
 use tokio_stream::StreamExt;
 use tower::ServiceExt;
 use umbel_edge::Edge;
+use umbel_service::unix_now;
 
 use crate::{
-    network::{Network, SITE},
+    network::{Network, PRIVATE, SITE, grant},
     readers::{field, get},
 };
 
@@ -309,5 +310,55 @@ async fn fields_are_changed_by_rules() {
         assert_eq!(place.last_asked("x-debug"), "");
     }
     assert_eq!(field(&place.get(SITES[0], "/a", &[]).await, "x-frame-options"), "DENY");
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn errors_have_pages() {
+    let rules = "
+        [[error_pages]]
+        status = ['404']
+        path = '/sorry.html'
+        upstream = true
+        [[error_pages]]
+        status = ['4xx', '5xx']
+        html = '<p>Oh'";
+    let place = Place::with(rules).await;
+    for site in [SITE, PRIVATE] {
+        place.network.origin.put(site, "/sorry.html", b"sorry", &[("cache-control", "max-age=60")]);
+    }
+    let check = async |url: &str, status: u16, kind: &str, text: &str| {
+        for method in [Method::GET, Method::HEAD] {
+            let response = place.client.request(method.clone(), url).send().await.unwrap();
+            assert_eq!((response.status().as_u16(), field(&response, "content-type")), (status, kind), "{url}");
+            assert_eq!(field(&response, "content-length"), text.len().to_string());
+            assert_eq!(field(&response, "cache-control"), "no-store", "{url}");
+            assert!(!response.headers().contains_key("etag"));
+            let text = if method == Method::HEAD { "" } else { text };
+            assert_eq!(response.text().await.unwrap(), text, "{url}");
+        }
+    };
+    check("https://docs.test/none", 404, "text/plain", "sorry").await;
+    check("https://docs.test/%2F", 400, "text/html; charset=utf-8", "<p>Oh").await;
+    check("https://private.test/x", 401, "text/html; charset=utf-8", "<p>Oh").await;
+    let token = grant("/", unix_now() + 1000);
+    check(&format!("https://private.test/none?umbel_grant={token}"), 404, "text/plain", "sorry").await;
+    place.network.origin.provide(|request| async move {
+        let (status, kind, text) = match request.uri().path() {
+            "/sorry.html" => (200, "text/x-pulled", "pulled"),
+            "/bad" => (500, "text/x-own", "own"),
+            "/away" => (502, "", ""),
+            _ => (404, "text/x-own", "gone"),
+        };
+        let answer =
+            Response::builder().status(status).header("content-type", kind).header("cache-control", "no-store");
+        let failed = answer.header(if status == 502 { "umbel-failed" } else { "x-y" }, "unreachable");
+        failed.header("etag", "\"e\"").body(Body::from(text)).unwrap()
+    });
+    check("https://pulled.test/none", 404, "text/x-pulled", "pulled").await;
+    check("https://pulled.test/away", 502, "text/html; charset=utf-8", "<p>Oh").await;
+    let response = place.get(SITES[1], "/bad", &[]).await;
+    assert_eq!((response.status().as_u16(), field(&response, "content-type")), (500, "text/x-own"));
+    assert_eq!(response.text().await.unwrap(), "own");
     place.edge.stop().await;
 }
