@@ -11,7 +11,7 @@ const MOST_FIELDS: usize = 50;
 const LONGEST: usize = 4096;
 
 /// Fields that frame a message, are for one hop, or are the edge's own to write, in both directions.
-const OURS: [&str; 26] = [
+const OURS: [&str; 24] = [
     "age",
     "cache-status",
     "cdn-loop",
@@ -31,8 +31,6 @@ const OURS: [&str; 26] = [
     "transfer-encoding",
     "upgrade",
     "via",
-    "umbel-site",
-    "umbel-failed",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
@@ -56,15 +54,20 @@ const OF_QUESTIONS: [&str; 9] = [
 /// Of what the edge itself says about an answer.
 const OF_ANSWERS: [&str; 4] = ["accept-ranges", "etag", "last-modified", "vary"];
 
+/// `umbel-`: what edges and origins say to each other.
+fn is_ours(name: &HeaderName) -> bool {
+    OURS.contains(&name.as_str()) || name.as_str().starts_with("umbel-")
+}
+
 /// Whether a field on its way to the provider's server may be changed.
 pub(crate) fn for_server(name: &HeaderName, _appends: bool) -> bool {
-    !OURS.contains(&name.as_str()) && !OF_QUESTIONS.contains(&name.as_str())
+    !is_ours(name) && !OF_QUESTIONS.contains(&name.as_str())
 }
 
 /// Whether a field on its way to a reader may be changed. To say that an answer varies on more does no harm.
 pub(crate) fn for_reader(name: &HeaderName, appends: bool) -> bool {
     let varies = appends && name == http::header::VARY;
-    varies || !OURS.contains(&name.as_str()) && !OF_ANSWERS.contains(&name.as_str())
+    varies || !is_ours(name) && !OF_ANSWERS.contains(&name.as_str())
 }
 
 /// Rules in their order.
@@ -230,6 +233,7 @@ mod tests {
             ("append = { cache-status = 'x' }", "append"),
             ("set = { vary = 'x' }", "set"),
             ("set = { etag = 'x' }", "set"),
+            ("remove = ['Umbel-Site']", "remove"),
         ] {
             let places = mistakes(&format!("[[response_headers]]\n{written}"));
             assert_eq!(places, [format!("response_headers[0].{place}")], "{written}");
