@@ -14,13 +14,16 @@ DEMO_PACKAGES := postgresql build-essential pkg-config curl ca-certificates
 TEST_PACKAGES := rclone s3cmd python3-venv
 CONFORMANCE_PACKAGES := nodejs npm nginx varnish python3
 
-.PHONY: help demo conformance deps kill9 test check fmt clippy doc purity nextest test-deps
+BENCH_PACKAGES := nginx wrk nghttp2-client openssl curl python3
+
+.PHONY: help demo bench-edge conformance deps kill9 test check fmt clippy doc purity nextest test-deps
 
 help:
 	@echo "make demo    a whole network on this machine, with real content going through it"
 	echo "make test    everything that CI runs"
 	echo "make check   formatting, lints, documentation, dependencies between crates"
 	echo "make conformance  npm's http-cache-tests through an edge and an origin, beside nginx and varnish"
+	echo "make bench-edge   the edge beside nginx: rates, latency, CPU and memory, as ratios (ARGS='memory --rounds 5')"
 	echo "make kill9   a transfer during which 20 processes are killed: no byte wrong, none counted twice or not at all"
 
 demo: deps
@@ -30,6 +33,11 @@ demo: deps
 kill9: deps
 	$(CARGO) build --release -p umbel
 	exec bench/kill9 $(ARGS)
+
+bench-edge: deps
+	@tests/install.sh $(BENCH_PACKAGES)
+	$(CARGO) build --release -p umbel
+	exec bench/edge $(ARGS)
 
 conformance: deps
 	@tests/install.sh $(CONFORMANCE_PACKAGES)
