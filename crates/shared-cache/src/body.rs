@@ -167,10 +167,8 @@ impl Body {
 
     /// What is there from `offset` on, as far as it lies in one piece.
     async fn piece_at(&self, offset: u64) -> Result<Bytes, BodyError> {
-        if let Some(short) = self.short.get() {
-            return Ok(short.slice(usize::try_from(offset).unwrap_or(usize::MAX).min(short.len())..));
-        }
-        if let Some(bytes) = self.in_tail(offset) {
+        // Between the first and the second look the body may have ended, and be a short one now.
+        if let Some(bytes) = self.in_short(offset).or_else(|| self.in_tail(offset)).or_else(|| self.in_short(offset)) {
             return Ok(bytes);
         }
         let within = (offset % PIECE as u64) as usize;
@@ -182,6 +180,11 @@ impl Body {
                 Err(BodyError::Lost)
             }
         }
+    }
+
+    fn in_short(&self, offset: u64) -> Option<Bytes> {
+        let short = self.short.get()?;
+        Some(short.slice(usize::try_from(offset).unwrap_or(usize::MAX).min(short.len())..))
     }
 
     async fn in_store(&self, number: u64) -> Option<Bytes> {
