@@ -147,7 +147,7 @@ impl Waiting {
         let missing = |state| purge.edges.iter().filter(move |edge| edge.state == state);
         for edge in missing(PurgeState::Away) {
             self.say(format_args!(
-                "{:<9} {}  it carries this out when it is back, before it serves anything it had stored",
+                "{:<9} {}  when it starts again it carries this out before it serves what it had stored",
                 "away", edge.url
             ))?;
         }

@@ -70,10 +70,17 @@ pub(super) fn label(key: &str, fields: Fields, metadata: Option<Metadata>) -> S3
         ("content-disposition", fields.content_disposition),
         ("content-encoding", fields.content_encoding.and_then(|coding| lasting_codings(&coding))),
         ("content-language", fields.content_language),
+        // What the object may be purged by.
+        ("cache-tag", of_user(&metadata, "cache-tag")),
+        ("surrogate-key", of_user(&metadata, "surrogate-key")),
     ];
     let fields =
         pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.filter(|text| !text.is_empty())?)));
     Ok(Label { media_type, fields: fields.collect(), metadata: user_metadata(metadata)?, path })
+}
+
+fn of_user(metadata: &Option<Metadata>, name: &str) -> Option<String> {
+    metadata.as_ref()?.get(name).map(|value| value.trim().to_owned())
 }
 
 /// `aws-chunked` is of the transfer, not of the object.
@@ -241,6 +248,15 @@ mod tests {
         check("a/index.html", Some("text/plain"), "text/plain");
         check("film.mp4", Some(""), "video/mp4");
         check("README", None, "application/octet-stream");
+    }
+
+    #[test]
+    fn surrogate_keys_are_metadata_that_edges_see() {
+        let metadata = [("cache-tag", " a,b"), ("surrogate-key", ""), ("colour", "green")];
+        let metadata: Metadata = metadata.map(|(name, value)| (name.into(), value.into())).into();
+        let label = label("x", Fields::default(), Some(metadata)).unwrap();
+        assert_eq!(label.fields, [("cache-tag".into(), "a,b".into())].into());
+        assert_eq!(label.metadata.len(), 3);
     }
 
     #[test]
