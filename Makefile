@@ -11,7 +11,7 @@ NEXTEST_VERSION := 0.9
 
 # What the demo runs with, and what its build needs: aws-lc is C.
 DEMO_PACKAGES := postgresql build-essential pkg-config curl ca-certificates
-TEST_PACKAGES := rclone s3cmd python3-venv
+TEST_PACKAGES := rclone s3cmd python3-venv nodejs php-cli
 CONFORMANCE_PACKAGES := nodejs npm nginx varnish python3
 
 BENCH_PACKAGES := nginx wrk nghttp2-client openssl curl python3

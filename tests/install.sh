@@ -8,6 +8,7 @@ for package in "$@"; do
         # A Postgres of another kind does, wherever its programs are.
         postgresql) command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=("$package") ;;
         nodejs) command -v node >/dev/null || missing+=("$package") ;;
+        php-cli) command -v php >/dev/null || missing+=("$package") ;;
         varnish) command -v varnishd >/dev/null || missing+=("$package") ;;
         nginx | npm | python3 | rclone | s3cmd | curl) command -v "$package" >/dev/null || missing+=("$package") ;;
         pkg-config) command -v pkg-config >/dev/null || missing+=("$package") ;;

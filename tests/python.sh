@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Python environment with the S3 tools that nobody here wrote.
+# A Python environment with what nobody here wrote: S3 tools, and a library that signs tokens.
 set -euo pipefail
 
 env=$1

@@ -153,11 +153,14 @@ impl AdminArgs {
 impl Session {
     /// GETs a list and shows it.
     async fn list<T: DeserializeOwned>(&self, path: &str, columns: &[show::Column<T>]) -> anyhow::Result<()> {
-        let list = self.api.get(path).await?;
+        self.rows(&self.api.get(path).await?, columns)
+    }
+
+    fn rows<T: DeserializeOwned>(&self, list: &Value, columns: &[show::Column<T>]) -> anyhow::Result<()> {
         if self.json {
-            return show::json(&list);
+            return show::json(list);
         }
-        let list: Vec<T> = serde_json::from_value(list).context("the control plane's list makes no sense")?;
+        let list: Vec<T> = serde_json::from_value(list.clone()).context("the control plane's list makes no sense")?;
         show::rows(&list, columns)
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use umbel_wire::control;
 use uuid::Uuid;
 
 pub use crate::accounts::AccountRole;
@@ -194,6 +195,44 @@ pub struct Policy {
     pub peers: bool,
     /// Agents of which trust domains may: `trusted`, `public`.
     pub trust_domains: Vec<String>,
+    /// Where plain HTTP readers may bring grants.
+    pub carriers: Vec<Carrier>,
+}
+
+/// Where a grant stands in a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Carrier {
+    /// `Authorization: Bearer`
+    Bearer,
+    /// The query parameter `umbel_grant`: a signed URL.
+    Query,
+    /// The cookie `umbel_grant`.
+    Cookie,
+}
+
+impl Carrier {
+    const ALL: [Self; 3] = [Self::Bearer, Self::Query, Self::Cookie];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Bearer => "bearer",
+            Self::Query => "query",
+            Self::Cookie => "cookie",
+        }
+    }
+
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|carrier| carrier.as_str() == name)
+    }
+
+    pub(crate) fn on_wire(self) -> control::Carrier {
+        match self {
+            Self::Bearer => control::Carrier::Bearer,
+            Self::Query => control::Carrier::Query,
+            Self::Cookie => control::Carrier::Cookie,
+        }
+    }
 }
 
 /// `PATCH sites/{name}/policy`: what is absent stays.
@@ -215,9 +254,12 @@ pub struct PolicyChange {
     /// See [`Policy::trust_domains`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_domains: Option<Vec<String>>,
+    /// See [`Policy::carriers`]; at least one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carriers: Option<Vec<Carrier>>,
 }
 
-/// A key of a provider that signs grants; `PUT sites/{name}/reader-keys/{id}` takes only `public_key`.
+/// A key of a provider that signs grants; `PUT sites/{name}/reader-keys/{id}` takes `public_key` and `not_after`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReaderKey {
     /// The `kid` of its grants: 1 to 64 of `a-zA-Z0-9-_.`.
@@ -225,6 +267,22 @@ pub struct ReaderKey {
     pub id: String,
     /// Ed25519, base64url.
     pub public_key: String,
+    /// What it signed is good for nothing from then on; absent: no end.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<OffsetDateTime>,
+}
+
+/// `POST sites/{name}/reader-keys`: a new reader key, beside which those of before live on for a while. Those that have ended are
+/// removed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// The `kid` of the new key's grants; another than the old keys'.
+    pub id: String,
+    /// Ed25519, base64url.
+    pub public_key: String,
+    /// Seconds after which the old keys end, if they do not end before; a year at most.
+    pub overlap: u64,
 }
 
 /// What a join token makes of its user.

@@ -216,7 +216,7 @@ async fn membership_keys(tx: &mut PgConnection, only: Option<&[String]>) -> Resu
         only,
     );
     let keys = rows.fetch_all(tx).await?.into_iter();
-    Ok(keys.map(|row| PublicKey { id: row.id, key: row.public_key.into() }).collect())
+    Ok(keys.map(|row| PublicKey { id: row.id, key: row.public_key.into(), not_after: 0 }).collect())
 }
 
 async fn s3_credentials(tx: &mut PgConnection, role: Role, only: Option<&[String]>) -> Result<Vec<S3Credential>> {

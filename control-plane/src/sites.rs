@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     accounts::bounded,
-    api::{NewSite, Policy, PolicyChange, Pull, ReaderKey, Site},
+    api::{Carrier, NewSite, Policy, PolicyChange, Pull, ReaderKey, Site},
     changes::{self, Kind},
     error::{Error, Result, unique},
     secrets,
@@ -16,12 +16,12 @@ use crate::{
 pub(crate) mod delivery;
 mod names;
 mod pull;
+pub(crate) mod reader_keys;
 
 pub(crate) use names::check_host;
-use names::{check_reader_key_id, check_site_host, check_site_name};
+use names::{check_site_host, check_site_name};
 
 const MAX_HOSTS: usize = 100;
-const MAX_READER_KEYS: usize = 20;
 const MAX_LOOKUP_TTL_MS: u32 = 86_400_000;
 const HOST_TAKEN: &str = "this host belongs to a site already";
 
@@ -43,6 +43,8 @@ struct Row {
     hosts: Vec<String>,
     reader_key_ids: Vec<String>,
     reader_keys: Vec<Vec<u8>>,
+    reader_key_ends: Vec<Option<OffsetDateTime>>,
+    carriers: Vec<String>,
     pull_upstreams: Vec<String>,
     pull_host: String,
     delivery: Option<String>,
@@ -59,10 +61,12 @@ async fn rows(
         Row,
         r#"select s.id, s.account_id, a.name as account, s.name, s.public_key, s.signing_seed, s.wrapping_key, s.public,
              s.cache_control, s.lookup_ttl_ms, s.peers, s.trust_domains, s.created_at, s.pull_upstreams, s.pull_host,
-             s.delivery::text as delivery,
+             s.delivery::text as delivery, s.carriers,
              array(select h.host from site_hosts h where h.site_id = s.id order by h.host) as "hosts!",
              array(select k.id from reader_keys k where k.site_id = s.id order by k.id) as "reader_key_ids!",
-             array(select k.public_key from reader_keys k where k.site_id = s.id order by k.id) as "reader_keys!"
+             array(select k.public_key from reader_keys k where k.site_id = s.id order by k.id) as "reader_keys!",
+             array(select k.not_after from reader_keys k where k.site_id = s.id order by k.id)
+               as "reader_key_ends!: Vec<Option<OffsetDateTime>>"
            from sites s join accounts a on a.id = s.account_id
            where s.deleted_at is null and ($1::uuid is null or s.account_id = $1)
              and ($2::uuid[] is null or s.id = any($2)) and ($3::text is null or s.name = $3)
@@ -77,14 +81,19 @@ async fn rows(
 impl Row {
     fn for_api(self) -> Site {
         let pull = Pull { upstreams: self.pull_upstreams, host: Some(self.pull_host).filter(|host| !host.is_empty()) };
-        let keys = self.reader_key_ids.into_iter().zip(self.reader_keys);
+        let keys = self.reader_key_ids.into_iter().zip(self.reader_keys).zip(self.reader_key_ends);
+        let key = |((id, key), not_after): ((String, Vec<u8>), _)| {
+            let public_key = secrets::base64url(&key);
+            ReaderKey { id, public_key, not_after }
+        };
         let policy = Policy {
             public: self.public,
-            reader_keys: keys.map(|(id, key)| ReaderKey { id, public_key: secrets::base64url(&key) }).collect(),
+            reader_keys: keys.map(key).collect(),
             cache_control: self.cache_control,
             lookup_ttl_ms: self.lookup_ttl_ms.unsigned_abs(),
             peers: self.peers,
             trust_domains: self.trust_domains,
+            carriers: self.carriers.iter().filter_map(|name| Carrier::of(name)).collect(),
         };
         Site {
             id: self.id,
@@ -102,14 +111,20 @@ impl Row {
         let (upstreams, host) = (self.pull_upstreams, self.pull_host);
         let pull = Some(upstreams).filter(|upstreams| !upstreams.is_empty());
         let pull = pull.map(|upstreams| control::Pull { upstreams, host, ..control::Pull::default() });
-        let keys = self.reader_key_ids.into_iter().zip(self.reader_keys);
+        let keys = self.reader_key_ids.into_iter().zip(self.reader_keys).zip(self.reader_key_ends);
+        let key = |((id, key), end): ((String, Vec<u8>), _)| {
+            let not_after = reader_keys::end_on_wire(end);
+            control::PublicKey { id, key: key.into(), not_after }
+        };
+        let carriers = self.carriers.iter().filter_map(|name| Carrier::of(name));
         let policy = control::Policy {
             public: self.public,
-            reader_keys: keys.map(|(id, key)| control::PublicKey { id, key: key.into() }).collect(),
+            reader_keys: keys.map(key).collect(),
             cache_control: self.cache_control,
             lookup_ttl_ms: self.lookup_ttl_ms.unsigned_abs(),
             peers: self.peers,
             trust_domains: self.trust_domains,
+            carriers: carriers.map(|carrier| carrier.on_wire().into()).collect(),
         };
         control::Site {
             id: self.id.to_string(),
@@ -267,12 +282,15 @@ pub(crate) async fn remove_host(db: &PgPool, scope: Option<Uuid>, name: &str, ho
 
 pub(crate) async fn change_policy(db: &PgPool, scope: Option<Uuid>, name: &str, change: &PolicyChange) -> Result<Site> {
     check_policy(change)?;
+    let carriers = change.carriers.as_ref();
+    let carriers: Option<Vec<_>> =
+        carriers.map(|carriers| carriers.iter().map(|carrier| carrier.as_str().to_owned()).collect());
     let mut tx = db.begin().await?;
     let (id, _) = lock(&mut tx, scope, name).await?;
     let update = sqlx::query!(
         "update sites set public = coalesce($2, public), cache_control = coalesce($3, cache_control),
            lookup_ttl_ms = coalesce($4, lookup_ttl_ms), peers = coalesce($5, peers),
-           trust_domains = coalesce($6, trust_domains)
+           trust_domains = coalesce($6, trust_domains), carriers = coalesce($7, carriers)
          where id = $1",
         id,
         change.public,
@@ -280,6 +298,7 @@ pub(crate) async fn change_policy(db: &PgPool, scope: Option<Uuid>, name: &str, 
         change.lookup_ttl_ms.and_then(|ttl| i32::try_from(ttl).ok()),
         change.peers,
         change.trust_domains.as_deref(),
+        carriers.as_deref(),
     );
     update.execute(&mut *tx).await?;
     finish(tx, id, name).await
@@ -294,44 +313,15 @@ fn check_policy(change: &PolicyChange) -> Result<()> {
     if change.lookup_ttl_ms.is_some_and(|ttl| ttl > MAX_LOOKUP_TTL_MS) {
         return Err(Error::invalid(format!("lookup_ttl_ms: at most {MAX_LOOKUP_TTL_MS}")));
     }
+    if change.carriers.as_ref().is_some_and(|carriers| carriers.is_empty() || carriers.len() > 3) {
+        return Err(Error::invalid("carriers: one or more of `bearer`, `query`, `cookie`"));
+    }
     let known = |domain: &String| ["trusted", "public"].contains(&domain.as_str());
     let domains = change.trust_domains.as_deref().unwrap_or_default();
     if domains.len() > 2 || !domains.iter().all(known) {
         return Err(Error::invalid("trust_domains: `trusted`, `public`, both or none"));
     }
     Ok(())
-}
-
-pub(crate) async fn put_reader_key(db: &PgPool, scope: Option<Uuid>, name: &str, key: &ReaderKey) -> Result<Site> {
-    check_reader_key_id(&key.id)?;
-    let public = secrets::from_base64url::<32>(&key.public_key);
-    let public = public.ok_or(Error::invalid("public_key: 32 bytes of an Ed25519 key, base64url without padding"))?;
-    let mut tx = db.begin().await?;
-    let (id, _) = lock(&mut tx, scope, name).await?;
-    let put = sqlx::query!(
-        "insert into reader_keys (site_id, id, public_key) values ($1, $2, $3)
-         on conflict (site_id, id) do update set public_key = excluded.public_key",
-        id,
-        key.id,
-        &public[..],
-    );
-    put.execute(&mut *tx).await?;
-    let count = sqlx::query_scalar!(r#"select count(*) as "count!" from reader_keys where site_id = $1"#, id);
-    if count.fetch_one(&mut *tx).await? > i64::try_from(MAX_READER_KEYS).unwrap_or(i64::MAX) {
-        return Err(Error::invalid(format!("a site has at most {MAX_READER_KEYS} reader keys")));
-    }
-    finish(tx, id, name).await
-}
-
-pub(crate) async fn delete_reader_key(db: &PgPool, scope: Option<Uuid>, name: &str, key_id: &str) -> Result<Site> {
-    check_reader_key_id(key_id)?;
-    let mut tx = db.begin().await?;
-    let (id, _) = lock(&mut tx, scope, name).await?;
-    let delete = sqlx::query!("delete from reader_keys where site_id = $1 and id = $2", id, key_id);
-    if delete.execute(&mut *tx).await?.rows_affected() == 0 {
-        return Err(Error::NotFound("reader key"));
-    }
-    finish(tx, id, name).await
 }
 
 /// Notes the change, commits, and answers with what the site is now.

@@ -59,8 +59,8 @@ impl Agents for AgentService {
     }
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenReply>, Status> {
-        let session = self.session_of(&request)?;
-        open::open(&self.core, &session, request.into_inner()).await.map(Response::new)
+        let (session, remote) = (self.session_of(&request)?, remote(&request)?);
+        open::open(&self.core, &session, remote, request.into_inner()).await.map(Response::new)
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportReply>, Status> {

@@ -7,6 +7,7 @@ use umbel_service::installation::Installation;
 use umbel_wire::token::TokenSigner;
 
 use crate::{
+    access::Grants,
     agents::session::Sessions,
     cache::Cache,
     deliver::{Encodings, Limiter},
@@ -28,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) node_id: String,
     pub(crate) signer: TokenSigner,
     pub(crate) view: Arc<Current>,
+    /// Those that readers of private sites have shown.
+    pub(crate) grants: Grants,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) lookup: Arc<Lookup>,
     pub(crate) fill: Arc<Fill>,

@@ -19,6 +19,7 @@ use umbel_service::{
 use umbel_wire::token::TokenSigner;
 
 use crate::{
+    access::Grants,
     agents::session::Sessions,
     cache::{self, Origins},
     config::Config,
@@ -213,6 +214,7 @@ async fn build(
         node_id: identity.node_id.clone(),
         signer,
         view,
+        grants: Grants::new(),
         lookup: Arc::new(Lookup::new(fleet.clone(), Arc::new(lookups), tasks.clone(), halt.clone())),
         plaintext: Plaintext::new(limits.plaintext_cache, fill.clone(), metrics.clone(), tasks.clone(), halt.clone()),
         cache,

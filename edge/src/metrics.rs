@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     fills: Family<Kind, Counter>,
     fill_failures: Family<Kind, Counter>,
     refusals: Family<Kind, Counter>,
+    grants: Family<Kind, Counter>,
     receipts: Family<Kind, Counter>,
     /// Plaintext bytes to HTTP readers.
     pub(crate) reader_bytes: Counter,
@@ -62,6 +63,7 @@ impl Metrics {
         registry.register("fills", "Chunks filled, by source", self.fills.clone());
         registry.register("fill_failures", "Attempts to fill that failed, by source", self.fill_failures.clone());
         registry.register("session_refusals", "Sessions refused, by reason", self.refusals.clone());
+        registry.register("grants", "Grants asked for at private sites, good or why not", self.grants.clone());
         registry.register("receipts", "Receipts handed in, taken or refused", self.receipts.clone());
         registry.register("reader_bytes", "Plaintext bytes sent to readers", self.reader_bytes.clone());
         registry.register(
@@ -153,6 +155,11 @@ impl Metrics {
     /// A session was refused.
     pub(crate) fn refused(&self, kind: &'static str) {
         self.refusals.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// Someone asked for something private: the grant was `good`, `missing`, or refused for a reason.
+    pub(crate) fn grant(&self, kind: &'static str) {
+        self.grants.get_or_create(&Kind { kind }).inc();
     }
 
     /// A receipt was `taken` or `refused`.

@@ -1,6 +1,7 @@
 //! Answers readers: GET and HEAD of a site's objects, as a shared cache would (RFC 9110, 9111, 9211).
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,11 +15,10 @@ use umbel_http_cache::{
     Body as PlannedBody, Boundary, CacheStatus, ETag, Forward, Plan, Representation, Validators, decide,
 };
 use umbel_service::{listen::Connection, unix_now};
-use umbel_wire::control::Site;
+use umbel_wire::{control::Site, token::Access};
 
 use crate::{
-    access::{self, NoAccess},
-    cache,
+    access, cache,
     core::Core,
     deliver,
     fill::Found,
@@ -62,11 +62,14 @@ async fn serve(core: &Arc<Core>, request: Request<Body>) -> Answered {
 
 /// What the site has, or why there is nothing.
 pub(crate) async fn content(core: &Arc<Core>, view: &View, site: &Site, request: Parts, body: Body) -> Response<Body> {
-    let answered = if site.pull.is_some() {
+    let mut answered = if site.pull.is_some() {
         pulled(core, view, site, request, body).await
     } else {
         uploaded(core, view, site, &request).await
     };
+    if let (Ok(response), false) = (&mut answered, access::is_public(site)) {
+        access::keep_private(response.headers_mut());
+    }
     answered.unwrap_or_else(|refused| *refused)
 }
 
@@ -87,9 +90,9 @@ pub(crate) async fn page(core: &Arc<Core>, site: &Site, request: Parts) -> Respo
 async fn pulled(core: &Arc<Core>, view: &View, site: &Site, mut request: Parts, body: Body) -> Answered {
     if !access::is_public(site) {
         let path = ObjectPath::from_uri(request.uri.path()).map_err(|error| Box::new(bad_path(&error)))?;
-        check_access(view, site, &path, &request)?;
-        access::take_out(&mut request);
+        check_access(core, view, site, &path, &request)?;
     }
+    access::taken_out(site).take_out(&mut request);
     Ok(cache::answer(core, site, Request::from_parts(request, body)).await)
 }
 
@@ -98,9 +101,9 @@ async fn uploaded(core: &Arc<Core>, view: &View, site: &Site, request: &Parts) -
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(not_allowed().into());
     }
-    let path =
-        ObjectPath::from_uri(request.uri.path()).and_then(route::object).map_err(|error| Box::new(bad_path(&error)))?;
-    check_access(view, site, &path, request)?;
+    let path = ObjectPath::from_uri(request.uri.path()).map_err(|error| Box::new(bad_path(&error)))?;
+    check_access(core, view, site, &path, request)?;
+    let path = route::object(path).map_err(|error| Box::new(bad_path(&error)))?;
     object(core, site, request, &path).await
 }
 
@@ -114,10 +117,17 @@ async fn object(core: &Arc<Core>, site: &Site, request: &Parts, path: &ObjectPat
     respond(core, request, site, version).await
 }
 
-fn check_access(view: &View, site: &Site, path: &ObjectPath, request: &Parts) -> Result<(), Refused> {
-    let grant = access::brought(&request.headers, &request.uri);
-    access::check(site, &view.reader_keys(&site.id), path.as_str(), grant, unix_now())
-        .map_err(|error| no_access(error).into())
+fn check_access(core: &Core, view: &View, site: &Site, path: &ObjectPath, request: &Parts) -> Result<(), Refused> {
+    let connection = request.extensions.get::<Connection>();
+    let access = Access {
+        site: &site.name,
+        path: path.as_str(),
+        method: request.method.as_str(),
+        client: connection.map_or(IpAddr::from([0; 4]), |connection| connection.remote.ip()),
+        now: unix_now(),
+    };
+    let brought = access::carriers(site).brought(&request.headers, &request.uri);
+    access::check(core, view, site, &access, brought).map_err(|error| access::refused(error).into())
 }
 
 fn find_site<'a>(view: &'a View, request: &Parts) -> Result<&'a Site, Refused> {
@@ -145,18 +155,6 @@ fn bad_path(error: &PathError) -> Response<Body> {
         | PathError::DotSegment => StatusCode::BAD_REQUEST,
     };
     refusal(status, &error.to_string())
-}
-
-fn no_access(error: NoAccess) -> Response<Body> {
-    match error {
-        NoAccess::Missing => {
-            let mut response = refusal(StatusCode::UNAUTHORIZED, &error.to_string());
-            let challenge = HeaderValue::from_static("Bearer realm=\"umbel\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-            response
-        }
-        NoAccess::Refused(_) => refusal(StatusCode::FORBIDDEN, &error.to_string()),
-    }
 }
 
 fn no_version(error: &LookupError) -> Response<Body> {
@@ -252,9 +250,6 @@ fn describe(fields: &mut HeaderMap, site: &Site, version: &Version) {
     let policy = site.policy.as_ref().map(|policy| policy.cache_control.as_str()).filter(|text| !text.is_empty());
     if let (Some(policy), false) = (policy, fields.contains_key(header::CACHE_CONTROL)) {
         put(fields, header::CACHE_CONTROL, policy);
-    } else if !access::is_public(site) && !fields.contains_key(header::CACHE_CONTROL) {
-        // What needs a grant is not for caches that do not check it.
-        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
 }
 

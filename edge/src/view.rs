@@ -1,6 +1,9 @@
 //! The configuration as requests need it: derived once a version, then only read.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use arc_swap::{ArcSwap, Guard};
 use http::Uri;
@@ -11,7 +14,7 @@ use umbel_service::installation::Installation;
 use umbel_wire::{
     agent,
     control::{Role, Site},
-    token::KeySet,
+    token::{KeySet, ReaderKeys},
 };
 
 /// One version of the configuration with everything that follows from it.
@@ -22,7 +25,7 @@ pub(crate) struct View {
     pub(crate) ticket_keys: KeySet,
     /// As agents are told.
     pub(crate) fleet: agent::Fleet,
-    reader_keys: BTreeMap<String, KeySet>,
+    reader_keys: BTreeMap<String, ReaderKeys>,
     /// Of the sites that have any, by site id.
     rules: BTreeMap<String, Arc<SiteRules>>,
     /// Where this edge answers readers over TLS, as they see it.
@@ -52,8 +55,9 @@ impl View {
     }
 
     /// Keys that grants of this site are checked with.
-    pub(crate) fn reader_keys(&self, site_id: &str) -> KeySet {
-        self.reader_keys.get(site_id).cloned().unwrap_or_default()
+    pub(crate) fn reader_keys(&self, site_id: &str) -> &ReaderKeys {
+        static NONE: LazyLock<ReaderKeys> = LazyLock::new(ReaderKeys::default);
+        self.reader_keys.get(site_id).unwrap_or(&NONE)
     }
 
     /// How answers of this site leave, if it says anything about it.
@@ -85,9 +89,8 @@ fn https_port(node_id: &str, installation: &Installation) -> u16 {
     url.and_then(|url| url.port_u16()).unwrap_or(443)
 }
 
-fn reader_keys(site: &Site) -> KeySet {
-    let keys = site.policy.iter().flat_map(|policy| &policy.reader_keys);
-    KeySet::new(keys.map(|key| (key.id.as_str(), key.key.as_ref())))
+fn reader_keys(site: &Site) -> ReaderKeys {
+    ReaderKeys::new(site.policy.iter().flat_map(|policy| &policy.reader_keys))
 }
 
 fn fleet(installation: &Installation) -> agent::Fleet {

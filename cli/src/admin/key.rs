@@ -1,12 +1,15 @@
 //! `umbel admin key`: API keys, S3 credentials, and the public keys that readers' grants are checked with.
 
+use std::{path::PathBuf, time::Duration};
+
 use clap::Subcommand;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
-use umbel_control_plane::api::{ApiKey, ForAccount, ReaderKey, S3Credential};
+use umbel_control_plane::api::{ApiKey, ForAccount, ReaderKey, Rotation, S3Credential};
 
 use super::Session;
 use crate::{
+    grant,
     rest::segment,
     show::{self, Column},
 };
@@ -51,6 +54,18 @@ pub(super) enum Reader {
         /// Ed25519, base64url
         public_key: String,
     },
+    /// List them, and until when what they signed is good
+    List { site: String },
+    /// Let a new key take the place of those that are there, which end after a while
+    Rotate {
+        site: String,
+        /// The new reader key, as `umbel grant new-key` made it
+        #[arg(long, value_name = "FILE")]
+        new_key: PathBuf,
+        /// How long grants of the old keys stay good: longer than you give grants for
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+        overlap: Duration,
+    },
     /// Remove a key: its grants open nothing any more
     Remove { site: String, id: String },
 }
@@ -66,6 +81,12 @@ const S3_CREDENTIALS: [Column<S3Credential>; 3] = [
     ("ACCESS KEY ID", |key| key.access_key_id.clone()),
     ("ACCOUNT", |key| key.account.clone()),
     ("CREATED", |key| show::time(key.created_at)),
+];
+
+const READER_KEYS: [Column<ReaderKey>; 3] = [
+    ("ID", |key| key.id.clone()),
+    ("PUBLIC KEY", |key| key.public_key.clone()),
+    ("GOOD UNTIL", |key| key.not_after.map(show::time).unwrap_or_default()),
 ];
 
 impl Command {
@@ -99,7 +120,18 @@ impl Reader {
         match self {
             Self::Set { site, id, public_key } => {
                 let path = path(&site, &id);
-                session.send(Method::PUT, &path, &ReaderKey { id, public_key }).await
+                session.send(Method::PUT, &path, &ReaderKey { id, public_key, not_after: None }).await
+            }
+            Self::List { site } => {
+                let site = session.api.get(&format!("sites/{}", segment(&site))).await?;
+                session.rows(&site["policy"]["reader_keys"], &READER_KEYS)
+            }
+            Self::Rotate { site, new_key, overlap } => {
+                let key = grant::ReaderKey::read(&new_key)?;
+                let rotation = Rotation { public_key: key.public()?, id: key.id, overlap: overlap.as_secs() };
+                let path = format!("sites/{}/reader-keys", segment(&site));
+                let site = session.api.call(Method::POST, &path, Some(serde_json::to_value(&rotation)?)).await?;
+                session.rows(&site["policy"]["reader_keys"], &READER_KEYS)
             }
             Self::Remove { site, id } => session.delete(&path(&site, &id), &id).await,
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
-use umbel_control_plane::api::PolicyChange;
+use umbel_control_plane::api::{Carrier, PolicyChange};
 
 use super::Session;
 
@@ -43,6 +43,9 @@ pub(super) struct Wanted {
     /// Agents of which trust domains may, with commas: trusted,public
     #[arg(long, value_name = "DOMAINS", value_delimiter = ',')]
     trust_domains: Option<Vec<String>>,
+    /// Where readers may bring grants, with commas: bearer,query,cookie
+    #[arg(long, value_name = "CARRIERS", value_delimiter = ',', value_parser = super::one_of::<Carrier>(&["bearer", "query", "cookie"]))]
+    carriers: Option<Vec<Carrier>>,
 }
 
 impl Command {
@@ -69,5 +72,6 @@ fn change(wanted: Wanted) -> PolicyChange {
         lookup_ttl_ms: wanted.lookup_ttl.map(milliseconds),
         peers: wanted.peers,
         trust_domains: wanted.trust_domains,
+        carriers: wanted.carriers,
     }
 }

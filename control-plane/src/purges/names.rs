@@ -121,6 +121,7 @@ mod tests {
             lookup_ttl_ms: 0,
             peers: true,
             trust_domains: Vec::new(),
+            carriers: Vec::new(),
         };
         Site {
             id: uuid::Uuid::nil(),

@@ -4,7 +4,7 @@ use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State},
     http::StatusCode,
-    routing::{get, patch, put},
+    routing::{get, patch, post, put},
 };
 
 use umbel_delivery::Document;
@@ -12,7 +12,7 @@ use umbel_delivery::Document;
 use super::{Answer, Body, Path, Query};
 use crate::{
     accounts::Caller,
-    api::{NewSite, PolicyChange, ReaderKey, Site, UsageQuery, UsageReport},
+    api::{NewSite, PolicyChange, ReaderKey, Rotation, Site, UsageQuery, UsageReport},
     error::Error,
     nodes, sites,
     state::ControlPlane,
@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<ControlPlane> {
             "/sites/{name}/delivery",
             get(show_delivery).put(put_delivery).layer(DefaultBodyLimit::max(MAX_DOCUMENT)),
         )
+        .route("/sites/{name}/reader-keys", post(rotate_reader_key))
         .route("/sites/{name}/reader-keys/{id}", put(put_reader_key).delete(delete_reader_key))
         .route("/usage", get(report))
 }
@@ -128,7 +129,16 @@ async fn put_reader_key(
     Body(key): Body<ReaderKey>,
 ) -> Answer<Site> {
     let key = ReaderKey { id, ..key };
-    Ok(Json(sites::put_reader_key(&state.db, caller.scope(), &name, &key).await?))
+    Ok(Json(sites::reader_keys::put(&state.db, caller.scope(), &name, &key).await?))
+}
+
+async fn rotate_reader_key(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Body(new): Body<Rotation>,
+) -> Answer<Site> {
+    Ok(Json(sites::reader_keys::rotate(&state.db, caller.scope(), &name, &new).await?))
 }
 
 async fn delete_reader_key(
@@ -136,7 +146,7 @@ async fn delete_reader_key(
     caller: Caller,
     Path((name, id)): Path<(String, String)>,
 ) -> Answer<Site> {
-    Ok(Json(sites::delete_reader_key(&state.db, caller.scope(), &name, &id).await?))
+    Ok(Json(sites::reader_keys::delete(&state.db, caller.scope(), &name, &id).await?))
 }
 
 async fn report(

@@ -1,4 +1,5 @@
 use serde_json::json;
+use time::OffsetDateTime;
 
 use super::*;
 
@@ -22,6 +23,7 @@ async fn providers_see_and_touch_their_own() {
         ("PUT", "sites/films/delivery", json!({}), 404),
         ("GET", "sites/films/delivery", Value::Null, 404),
         ("PUT", "sites/films/reader-keys/k", reader_key, 404),
+        ("POST", "sites/films/reader-keys", rotation("k2", 60), 404),
         ("DELETE", &key_path, Value::Null, 404),
         ("DELETE", &credential_path, Value::Null, 404),
         ("PUT", "accounts/ada/password", json!({ "password": "long enough" }), 403),
@@ -65,12 +67,17 @@ async fn sites_are_made_changed_and_deleted() {
     let (_, site) = world.admin("DELETE", "sites/films/hosts/a.test", Value::Null).await;
     assert_eq!(site["hosts"], json!(["b.test", "c.test"]));
     let policy = json!({ "public": true, "cache_control": "max-age=60", "trust_domains": ["trusted"], "peers": false });
+    let cookies = json!({ "carriers": ["cookie"] });
+    let (_, site) = world.admin("PATCH", "sites/films/policy", cookies).await;
+    assert_eq!(site["policy"]["carriers"], json!(["cookie"]));
+    let all = json!({ "carriers": ["bearer", "query", "cookie"] });
+    world.admin("PATCH", "sites/films/policy", all).await;
     let (_, site) = world.admin("PATCH", "sites/films/policy", policy).await;
     let key = crate::secrets::base64url(&[9; 32]);
     let (_, with_key) = world.admin("PUT", "sites/films/reader-keys/k-1", json!({ "public_key": key })).await;
     assert_eq!(with_key["policy"]["reader_keys"], json!([{ "id": "k-1", "public_key": key }]));
     let expected = json!({ "public": true, "reader_keys": [], "cache_control": "max-age=60", "lookup_ttl_ms": 1000,
-        "peers": false, "trust_domains": ["trusted"] });
+        "peers": false, "trust_domains": ["trusted"], "carriers": ["bearer", "query", "cookie"] });
     assert_eq!(site["policy"], expected);
     assert_eq!(world.admin("DELETE", "sites/films/reader-keys/k-1", Value::Null).await.1["policy"], expected);
 
@@ -78,6 +85,45 @@ async fn sites_are_made_changed_and_deleted() {
     assert_eq!(world.admin("GET", "sites/films", Value::Null).await.0, 404);
     let again = world.create_site(&world.admin, "films", &["b.test"]).await;
     assert_ne!(again["id"], site["id"]);
+    world.end().await;
+}
+
+fn rotation(id: &str, overlap: u64) -> Value {
+    json!({ "id": id, "public_key": crate::secrets::base64url(&[2; 32]), "overlap": overlap })
+}
+
+#[tokio::test]
+async fn reader_keys_are_replaced_with_overlap() {
+    let world = World::start().await;
+    world.create_site(&world.admin, "films", &[]).await;
+    let public = crate::secrets::base64url(&[9; 32]);
+    let put = json!({ "public_key": public, "not_after": "2001-01-01T00:00:00Z" });
+    world.admin("PUT", "sites/films/reader-keys/ended", put).await;
+    let soon = json!({ "public_key": public, "not_after": "2099-01-01T00:00:00Z" });
+    world.admin("PUT", "sites/films/reader-keys/later", soon.clone()).await;
+    let keys = |site: &Value| -> Vec<(String, Option<OffsetDateTime>)> {
+        let keys: Vec<crate::api::ReaderKey> = serde_json::from_value(site["policy"]["reader_keys"].clone()).unwrap();
+        keys.into_iter().map(|key| (key.id, key.not_after)).collect()
+    };
+    let before = OffsetDateTime::now_utc();
+    let (status, site) = world.admin("POST", "sites/films/reader-keys", rotation("new", 3600)).await;
+    assert_eq!(status, 200, "{site}");
+    let [(later, end), (new, None)] = &keys(&site)[..] else { panic!("{site}") };
+    assert_eq!((later.as_str(), new.as_str()), ("later", "new"));
+    let overlap = end.unwrap() - before;
+    assert!((3590..=3700).contains(&overlap.whole_seconds()), "{overlap}");
+    // What ends sooner still does.
+    let (_, site) = world.admin("POST", "sites/films/reader-keys", rotation("newer", 86_400)).await;
+    assert_eq!(keys(&site)[0], ("later".into(), *end));
+    assert_eq!(world.admin("POST", "sites/films/reader-keys", rotation("new", 1)).await.0, 409);
+    let known = keys(&world.admin("GET", "sites/films", Value::Null).await.1);
+    assert_eq!(known, keys(&site), "a refused change changes nothing");
+    let on_wire = crate::sites::on_wire(&mut world.state.db.acquire().await.unwrap(), None).await.unwrap();
+    let keys = on_wire[0].policy.clone().unwrap().reader_keys;
+    let ends: Vec<_> = keys.iter().map(|key| (key.id.as_str(), key.not_after)).collect();
+    let seconds = |index: usize| known[index].1.map_or(0, |end| end.unix_timestamp().unsigned_abs());
+    assert_eq!(ends, [("later", seconds(0)), ("new", seconds(1)), ("newer", 0)]);
+    assert!(seconds(0) > 0 && seconds(1) > seconds(0));
     world.end().await;
 }
 
@@ -106,6 +152,11 @@ async fn bad_input_gets_a_problem_that_says_why() {
         ("PUT", "sites/films/delivery", json!({ "compression": { "min_size": "x" } }), 400),
         ("PUT", "sites/none/delivery", json!({}), 404),
         ("GET", "sites/none/delivery", Value::Null, 404),
+        ("POST", "sites/films/reader-keys", rotation("a b", 60), 400),
+        ("POST", "sites/films/reader-keys", rotation("k", 400 * 86_400), 400),
+        ("POST", "sites/films/reader-keys", json!({ "id": "k", "public_key": "short", "overlap": 1 }), 400),
+        ("PATCH", "sites/films/policy", json!({ "carriers": [] }), 400),
+        ("PATCH", "sites/films/policy", json!({ "carriers": ["pigeon"] }), 400),
         ("GET", "sites/a%00b", Value::Null, 400),
         ("POST", "accounts", json!({ "name": "Ada!", "role": "provider" }), 400),
         ("POST", "accounts", json!({ "name": "ada", "role": "god" }), 400),

@@ -100,7 +100,11 @@ impl Installation {
                 .map(|agent| umbel_wire::control::RevokedAgent { agent: agent.to_vec().into() })
                 .collect(),
             membership_keys: keys
-                .map(|(id, key)| umbel_wire::control::PublicKey { id: id.clone(), key: key.clone().into() })
+                .map(|(id, key)| umbel_wire::control::PublicKey {
+                    id: id.clone(),
+                    key: key.clone().into(),
+                    ..umbel_wire::control::PublicKey::default()
+                })
                 .collect(),
             deleted_sites: self.deleted_sites.iter().cloned().collect(),
             s3_credentials: self.s3_credentials.values().cloned().collect(),

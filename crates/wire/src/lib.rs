@@ -4,6 +4,7 @@
 //! It decides whether a statement is true and for whom; it does not open connections, read a clock
 //! or keep state. Start with [`token`] for who may do what, and with the `.proto` files for who says what.
 
+pub mod carrier;
 pub mod enrolment;
 pub mod invitation;
 pub mod receipt;

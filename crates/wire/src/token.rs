@@ -12,7 +12,7 @@ mod grant;
 mod membership;
 mod ticket;
 
-pub use grant::Grant;
+pub use grant::{Access, Grant, GrantError, ReaderKeys, SignedGrant, Unchecked, Unreadable, parse_network};
 pub use membership::Membership;
 pub use ticket::Ticket;
 
@@ -111,20 +111,28 @@ impl KeySet {
         self.0.contains_key(kid)
     }
 
-    /// Checks length, algorithm, key and signature; returns the `kid` and the claims. Nothing else is checked.
+    /// As [`open`], with these keys.
     fn open<C: DeserializeOwned>(&self, token: &str) -> Result<(String, C), TokenError> {
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenError::Malformed);
-        }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
-        if header.alg != Algorithm::EdDSA {
-            return Err(TokenError::Malformed);
-        }
-        let kid = header.kid.ok_or(TokenError::Malformed)?;
-        let key = self.0.get(&kid).ok_or(TokenError::UnknownKey)?;
-        let data = jsonwebtoken::decode(token, key, &signature_only()).map_err(refusal)?;
-        Ok((kid, data.claims))
+        open(token, |kid| self.0.get(kid))
     }
+}
+
+/// Checks length, algorithm, key and signature; returns the `kid` and the claims. Nothing else is checked.
+fn open<'k, C: DeserializeOwned>(
+    token: &str,
+    key_of: impl FnOnce(&str) -> Option<&'k DecodingKey>,
+) -> Result<(String, C), TokenError> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(TokenError::Malformed);
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
+    if header.alg != Algorithm::EdDSA {
+        return Err(TokenError::Malformed);
+    }
+    let kid = header.kid.ok_or(TokenError::Malformed)?;
+    let key = key_of(&kid).ok_or(TokenError::UnknownKey)?;
+    let data = jsonwebtoken::decode(token, key, &signature_only()).map_err(refusal)?;
+    Ok((kid, data.claims))
 }
 
 impl fmt::Debug for KeySet {

@@ -1,10 +1,17 @@
 //! Every claim of every token, one wrong at a time.
 
+#![cfg(test)]
+
+use proptest::prelude::*;
 use umbel_content::{ManifestId, SigningKey};
 use umbel_wire::{
+    control::PublicKey,
     receipt::{self, ReceiptError},
     session,
-    token::{Grant, KeySet, MAX_TOKEN_BYTES, Membership, Ticket, TokenError, TokenSigner},
+    token::{
+        Access, Grant, GrantError, KeySet, MAX_TOKEN_BYTES, Membership, ReaderKeys, SignedGrant, Ticket, TokenError,
+        TokenSigner, Unchecked, parse_network,
+    },
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -100,21 +107,107 @@ fn a_ticket_is_for_one_pair_and_one_issuer() {
     assert_eq!(Ticket::verify(&membership().sign(&edge), &known, NOW), Err(TokenError::Malformed));
 }
 
+fn reader_key(signer: &TokenSigner, not_after: u64) -> PublicKey {
+    PublicKey { id: signer.kid().into(), key: signer.public().to_vec().into(), not_after }
+}
+
+fn grant() -> Grant {
+    Grant {
+        site: "movies".into(),
+        prefixes: vec!["/a".into(), "/b/".into()],
+        paths: vec!["/c/d".into()],
+        networks: ["192.0.2.0/24", "2001:db8::/32"].map(|text| parse_network(text).unwrap()).to_vec(),
+        methods: vec!["GET".into(), "PUT".into()],
+        not_before: NOW - 1,
+        expires: NOW + 1,
+    }
+}
+
+const ACCESS: Access<'_> = Access {
+    site: "movies",
+    path: "/a/x",
+    method: "GET",
+    client: std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)),
+    now: NOW,
+};
+
 #[test]
-fn a_grant_is_for_one_site_a_prefix_and_a_time() {
+fn a_grant_opens_what_it_names() {
     let reader = signer("reader");
-    let known = keys(&[&reader]);
-    let grant = Grant { site: "movies".into(), prefix: "/a".into(), not_before: NOW - 1, expires: NOW + 1 };
-    let token = grant.sign(&reader);
-    assert_eq!(Grant::verify(&token, &known, "movies", "/a/x", NOW), Ok(grant));
-    for (site, path, now, expected) in [
-        ("other", "/a/x", NOW, TokenError::Audience),
-        ("movies", "/b", NOW, TokenError::Binding),
-        ("movies", "/ab", NOW, TokenError::Binding),
-        ("movies", "/a/x", NOW + 1, TokenError::Expired),
-        ("movies", "/a/x", NOW - 100, TokenError::NotYet),
-    ] {
-        assert_eq!(Grant::verify(&token, &known, site, path, now), Err(expected), "{site} {path} {now}");
+    let keys = ReaderKeys::new(&[reader_key(&reader, 0)]);
+    let token = grant().sign(&reader);
+    assert_eq!(Grant::verify(&token, &keys, &ACCESS), Ok(grant()));
+    let check = |access: Access<'_>, expected: Result<(), GrantError>| {
+        assert_eq!(Grant::verify(&token, &keys, &access).map(drop), expected, "{access:?}");
+    };
+    for path in ["/a", "/b/x/y", "/c/d"] {
+        check(Access { path, ..ACCESS }, Ok(()));
+    }
+    for path in ["/", "/ab", "/b", "/c", "/c/d/", "/c/d/e", ""] {
+        check(Access { path, ..ACCESS }, Err(GrantError::Path));
+    }
+    check(Access { method: "PUT", ..ACCESS }, Ok(()));
+    check(Access { method: "DELETE", ..ACCESS }, Err(GrantError::Method));
+    check(Access { client: "::ffff:192.0.2.1".parse().unwrap(), ..ACCESS }, Ok(()));
+    check(Access { client: "2001:db8::1".parse().unwrap(), ..ACCESS }, Ok(()));
+    check(Access { client: "192.0.3.1".parse().unwrap(), ..ACCESS }, Err(GrantError::Network));
+    check(Access { site: "other", ..ACCESS }, Err(GrantError::Site));
+    check(Access { now: NOW + 1, ..ACCESS }, Err(GrantError::Expired));
+    check(Access { now: NOW - 100, ..ACCESS }, Err(GrantError::NotYet));
+}
+
+#[test]
+fn grants_are_good_while_their_key_is() {
+    let (old, new, foreign) = (signer("old"), signer("newer"), TokenSigner::from_seed("old", &[99; 32]));
+    let keys = ReaderKeys::new(&[reader_key(&old, NOW + 1), reader_key(&new, 0)]);
+    let check = |token: &str, keys: &ReaderKeys, now: u64, expected: Result<(), GrantError>| {
+        let access = Access { now, ..ACCESS };
+        assert_eq!(Grant::verify(token, keys, &access).map(drop), expected, "{token:.60} {now}");
+    };
+    let long = Grant { expires: NOW + 1000, ..grant() };
+    check(&long.sign(&old), &keys, NOW, Ok(()));
+    check(&long.sign(&old), &keys, NOW + 1, Err(GrantError::RetiredKey));
+    check(&long.sign(&new), &keys, NOW + 1, Ok(()));
+    check(&long.sign(&foreign), &keys, NOW, Err(GrantError::Signature));
+    check(&long.sign(&signer("none")), &keys, NOW, Err(GrantError::UnknownKey));
+    check("", &keys, NOW, Err(GrantError::Malformed));
+    check(&"a".repeat(MAX_TOKEN_BYTES + 1), &keys, NOW, Err(GrantError::Malformed));
+    check(&membership().sign(&old), &keys, NOW, Err(GrantError::Malformed));
+    // What was once seen to be signed is not good under other keys.
+    let signed = SignedGrant::open(&long.sign(&old), &keys).unwrap();
+    assert_eq!(signed.check(&keys, &ACCESS), Ok(()));
+    assert_eq!(signed.check(&ReaderKeys::new(&[reader_key(&foreign, 0)]), &ACCESS), Err(GrantError::UnknownKey));
+    assert_eq!(signed.check(&ReaderKeys::default(), &ACCESS), Err(GrantError::UnknownKey));
+}
+
+#[test]
+fn anyone_may_read_what_a_grant_says() {
+    let token = grant().sign(&signer("r"));
+    let read = Unchecked::read(&token).unwrap();
+    assert_eq!((read.kid.as_str(), read.grant), ("r", grant()));
+    for bad in ["", "a.b.c", &token[1..], &membership().sign(&signer("r")), &"a".repeat(MAX_TOKEN_BYTES + 1)] {
+        assert!(Unchecked::read(bad).is_err(), "{bad:.60}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_accepted_that_was_not_signed(at in 0..400_usize, letter in "[A-Za-z0-9_.=-]", cut in any::<bool>()) {
+        let reader = signer("reader");
+        let keys = ReaderKeys::new(&[reader_key(&reader, 0)]);
+        let good = grant().sign(&reader);
+        let at = at % good.len();
+        let end = if cut { at + 1 } else { at };
+        let changed = format!("{}{letter}{}", &good[..end], &good[at + 1..]);
+        prop_assume!(changed != good);
+        prop_assert!(Grant::verify(&changed, &keys, &ACCESS).is_err(), "{changed}");
+    }
+
+    #[test]
+    fn any_text_is_only_refused(token in "[A-Za-z0-9_.-]{0,200}|.{0,50}") {
+        let keys = ReaderKeys::new(&[reader_key(&signer("reader"), 0)]);
+        prop_assert!(Grant::verify(&token, &keys, &ACCESS).is_err());
+        let _ = Unchecked::read(&token);
     }
 }
 
@@ -175,6 +268,13 @@ fn claims_have_these_names() {
     check(&ticket().sign(&signer("edge-1")), claims.clone());
     claims.as_object_mut().unwrap().remove("snd");
     check(&Ticket { sender: None, ..ticket() }.sign(&signer("edge-1")), claims);
-    let grant = Grant { site: "docs".into(), prefix: "/a".into(), not_before: 1, expires: NOW };
-    check(&grant.sign(&signer("r")), serde_json::json!({ "aud": "docs", "prefix": "/a", "nbf": 1, "exp": NOW }));
+    let only = Grant { site: "docs".into(), prefixes: vec!["/a".into()], expires: NOW, ..Grant::default() };
+    check(&only.sign(&signer("r")), serde_json::json!({ "aud": "docs", "prefix": "/a", "nbf": 0, "exp": NOW }));
+    check(
+        &grant().sign(&signer("r")),
+        serde_json::json!({
+            "aud": "movies", "prefixes": ["/a", "/b/"], "paths": ["/c/d"], "net": ["192.0.2.0/24", "2001:db8::/32"],
+            "methods": ["GET", "PUT"], "nbf": NOW - 1, "exp": NOW + 1,
+        }),
+    );
 }

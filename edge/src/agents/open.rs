@@ -1,6 +1,6 @@
 //! Open: may this agent read this object, what is it, and where do its peers meet?
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use rand::Rng;
@@ -11,7 +11,7 @@ use umbel_wire::{
     agent::{OpenReply, OpenRequest},
     control::Site,
     rendezvous,
-    token::Ticket,
+    token::{Access, Ticket},
 };
 
 use super::session::Session;
@@ -36,16 +36,22 @@ pub(crate) const SLACK: u64 = 1024 * 1024;
 /// Only chunk of a small object.
 const MAX_INLINE: usize = 1024 * 1024;
 
-/// Answers an Open.
-pub(super) async fn open(core: &Arc<Core>, session: &Session, request: OpenRequest) -> Result<OpenReply, Status> {
+/// Answers an Open that came from `remote`.
+pub(super) async fn open(
+    core: &Arc<Core>,
+    session: &Session,
+    remote: SocketAddr,
+    request: OpenRequest,
+) -> Result<OpenReply, Status> {
     let view = core.view.load_full();
     let host = site::normal(&request.host).ok_or_else(|| Status::invalid_argument("not a host name"))?;
     let site = view.installation.site_by_host(&host);
     let site = site.ok_or_else(|| Status::not_found("there is no site on this host"))?;
     let path = ObjectPath::from_decoded(&request.path).map_err(refused_path)?;
-    let path = route::object(path).map_err(refused_path)?;
     let grant = Some(request.grant.as_str()).filter(|grant| !grant.is_empty());
-    access::check(site, &view.reader_keys(&site.id), path.as_str(), grant, unix_now()).map_err(no_access)?;
+    let access = Access { site: &site.name, path: path.as_str(), method: "GET", client: remote.ip(), now: unix_now() };
+    access::check(core, &view, site, &access, grant.into_iter()).map_err(no_access)?;
+    let path = route::object(path).map_err(refused_path)?;
     let version = find(core, site, &path, &request.version_id).await?;
     let inline_chunk = if request.want_inline { inline(core, &version).await } else { Bytes::new() };
     session.opened(version.clone());

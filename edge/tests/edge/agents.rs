@@ -15,10 +15,10 @@ use umbel_wire::{
         agents_client::AgentsClient, from_agent, from_edge::Message,
     },
     receipt, session,
-    token::{KeySet, Ticket, TokenSigner},
+    token::{Grant, KeySet, Ticket, TokenSigner, parse_network},
 };
 
-use crate::network::{Network, PRIVATE, SITE, content, grant, membership, seed};
+use crate::network::{Network, PRIVATE, SITE, content, grant, membership, seed, sign};
 
 const MIB: usize = 1024 * 1024;
 
@@ -185,6 +185,12 @@ async fn open_says_what_an_object_is_to_those_who_may_know() {
         assert_eq!(status.code(), expected, "{host}{path}");
     }
     assert!(agent.open("private.test", "/secret", &grant("/", later)).await.is_ok());
+    for (network, expected) in [("127.0.0.0/8", true), ("192.0.2.0/24", false)] {
+        let networks = vec![parse_network(network).unwrap()];
+        let (site, paths) = ("private".into(), vec!["/secret".into()]);
+        let grant = sign(&Grant { site, paths, networks, expires: later, ..Grant::default() });
+        assert_eq!(agent.open("private.test", "/secret", &grant).await.is_ok(), expected, "{network}");
+    }
     edge.stop().await;
 }
 

@@ -258,7 +258,7 @@ impl Network {
             ..Node::default()
         };
         let membership = TokenSigner::from_seed("m", &[1; 32]);
-        let key = PublicKey { id: "m".into(), key: membership.public().to_vec().into() };
+        let key = PublicKey { id: "m".into(), key: membership.public().to_vec().into(), not_after: 0 };
         let snapshot = Snapshot {
             sites: vec![
                 site(SITE, true),
@@ -410,11 +410,12 @@ fn site(id: &str, public: bool) -> Site {
         public_key: SigningKey::from_seed(&[7; 32]).verifying_key().as_bytes().to_vec().into(),
         policy: Some(Policy {
             public,
-            reader_keys: vec![PublicKey { id: "r".into(), key: reader.public().to_vec().into() }],
+            reader_keys: vec![PublicKey { id: "r".into(), key: reader.public().to_vec().into(), not_after: 0 }],
             cache_control: "max-age=60".into(),
             lookup_ttl_ms: 60_000,
             peers: true,
             trust_domains: vec!["public".into()],
+            carriers: Vec::new(),
         }),
         ..Site::default()
     }
@@ -426,8 +427,12 @@ pub fn grant(prefix: &str, expires: u64) -> String {
 }
 
 pub fn grant_for(site: &str, prefix: &str, expires: u64) -> String {
-    let signer = TokenSigner::from_seed("r", &[2; 32]);
-    Grant { site: site.into(), prefix: prefix.into(), not_before: 0, expires }.sign(&signer)
+    sign(&Grant { site: site.into(), prefixes: vec![prefix.into()], expires, ..Grant::default() })
+}
+
+/// With the reader key of all sites.
+pub fn sign(grant: &Grant) -> String {
+    grant.sign(&TokenSigner::from_seed("r", &[2; 32]))
 }
 
 /// A membership for this agent, signed by the key of `seed`.

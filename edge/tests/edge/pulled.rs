@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use axum::{body::Body, extract::Request};
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper_util::rt::TokioIo;
@@ -18,9 +18,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use umbel_edge::{Config, Edge};
 use umbel_service::unix_now;
+use umbel_wire::token::Grant;
 
 use crate::{
-    network::{Network, content, grant_for},
+    network::{Network, content, grant_for, sign},
     readers::{field, get, spooled},
 };
 
@@ -410,10 +411,64 @@ async fn grants_stay_at_the_edge() {
     }
     assert_eq!(place.asked("/a?x=1"), 1, "all grants find the same");
     assert_eq!(get(&client, site, &[]).await.status(), StatusCode::UNAUTHORIZED, "stored or not");
-    client.post(format!("{site}&umbel_grant={two}")).header("authorization", &bearer).send().await.unwrap();
-    assert!(!place.last_asked().contains_key("authorization"));
-    assert_eq!(place.network.origin.passed_on.lock().unwrap().len(), 2);
-    assert_eq!(place.asked("/a?x=1"), 2);
+    let response =
+        client.post(format!("{site}&umbel_grant={two}")).header("authorization", &bearer).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN, "a grant is for reading if it does not say otherwise");
+    assert_eq!(place.asked("/a?x=1"), 1);
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_grant_goes_on() {
+    let place = Place::new().await;
+    let client = place.client();
+    place.provides(200, &[("cache-control", "no-store")], b"secret");
+    let every = Grant {
+        site: "members".into(),
+        prefixes: vec!["/".into()],
+        methods: vec!["GET".into(), "POST".into()],
+        expires: unix_now() + 1000,
+        ..Grant::default()
+    };
+    let token = sign(&every);
+    let own = format!("https://members.test/from?a&umbel_grant={token}");
+    for (method, host) in [(Method::GET, "members"), (Method::POST, "members"), (Method::GET, "pulled")] {
+        let request = client
+            .request(method.clone(), format!("https://{host}.test/x?q=%20&umbel_grant={token}&r"))
+            .header("cookie", format!("sid=\"a b\"; umbel_grant={token};t=;u"))
+            .header("referer", &own);
+        let request =
+            if host == "members" { request.bearer_auth(&token) } else { request.bearer_auth("the site's own") };
+        assert_eq!(request.send().await.unwrap().status(), StatusCode::OK, "{method} {host}");
+        let (_, target, fields) = place.network.origin.passed_on.lock().unwrap().last().unwrap().clone();
+        assert_eq!(target, "/x?q=%20&r");
+        assert_eq!(fields["cookie"], "sid=\"a b\";t=;u");
+        assert_eq!(fields["referer"], "https://members.test/from?a");
+        let bearer = fields.get("authorization").map(HeaderValue::as_bytes);
+        assert_eq!(bearer, (host == "pulled").then_some(&b"Bearer the site's own"[..]));
+        assert!(!format!("{fields:?}").contains(&token));
+    }
+    place.edge.stop().await;
+}
+
+/// RFC 9111, section 3.5: an `Authorization` that the edge consumed does not keep it from sharing; one of the site's own does.
+#[tokio::test]
+async fn whose_authorization_it_is_decides_who_shares() {
+    let place = Place::new().await;
+    let client = place.client();
+    place.provides(200, &[("cache-control", "max-age=60")], b"x");
+    let token = grant_for("members", "/", unix_now() + 1000);
+    for (host, asked, controls) in [("members", 1, &["max-age=60", "private"][..]), ("pulled", 2, &["max-age=60"])] {
+        let target = format!("/of-{host}");
+        for _ in 0..2 {
+            let fields = [("authorization", format!("Bearer {token}"))];
+            let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
+            let response = get(&client, &format!("https://{host}.test{target}"), &fields).await;
+            let said: Vec<_> = response.headers().get_all("cache-control").iter().collect();
+            assert_eq!(said, controls, "{host}");
+        }
+        assert_eq!(place.asked(&target), asked, "{host}");
+    }
     place.edge.stop().await;
 }
 

@@ -4,9 +4,15 @@ use std::sync::atomic::Ordering;
 
 use http::{Method, StatusCode, header};
 use reqwest::Client;
+use tower::ServiceExt;
+use umbel_edge::Edge;
 use umbel_service::unix_now;
+use umbel_wire::{
+    control::{Carrier, Policy},
+    token::{Grant, parse_network},
+};
 
-use crate::network::{Network, PRIVATE, SITE, content, grant};
+use crate::network::{Network, PRIVATE, SITE, content, grant, sign};
 
 const BIG: usize = 5 * 64 * 1024 + 1;
 
@@ -286,21 +292,118 @@ async fn private_sites_need_a_grant_and_fetch_nothing_without() {
     for (authorization, expected) in [
         (String::new(), StatusCode::UNAUTHORIZED),
         ("Basic eDp5".into(), StatusCode::UNAUTHORIZED),
-        (bearer("nonsense".into()), StatusCode::FORBIDDEN),
+        (bearer("nonsense".into()), StatusCode::UNAUTHORIZED),
         (bearer(grant("/b", later)), StatusCode::FORBIDDEN),
-        (bearer(grant("/a", past)), StatusCode::FORBIDDEN),
+        (bearer(grant("/a", past)), StatusCode::UNAUTHORIZED),
     ] {
         let response = get(&client, url, &[("authorization", &authorization)]).await;
         assert_eq!(response.status(), expected, "{authorization}");
-        let challenged = response.headers().contains_key(header::WWW_AUTHENTICATE);
-        assert_eq!(challenged, expected == StatusCode::UNAUTHORIZED);
+        assert!(field(&response, "www-authenticate").starts_with("Bearer realm=\"umbel\""));
+        let token = authorization.trim_start_matches("Bearer ").to_owned();
+        assert!(token.len() < 10 || !response.text().await.unwrap().contains(&token));
     }
     assert_eq!(network.origin.resolves.load(Ordering::SeqCst), 0);
     let response = get(&client, url, &[("authorization", &bearer(grant("/a", later)))]).await;
     assert_eq!(response.text().await.unwrap(), "s");
     let with_query = format!("{url}?umbel_grant={}", grant("/", later));
-    assert_eq!(get(&client, &with_query, &[]).await.text().await.unwrap(), "s");
+    let response = get(&client, &with_query, &[]).await;
+    assert_eq!(field(&response, "cache-control"), "max-age=60");
+    assert_eq!(response.headers().get_all("cache-control").iter().nth(1).unwrap(), "private");
+    assert_eq!(response.text().await.unwrap(), "s");
     edge.stop().await;
+}
+
+#[tokio::test]
+async fn any_good_grant_of_an_accepted_carrier_opens() {
+    let network = Network::new().await;
+    network.origin.put(PRIVATE, "/a/secret", b"s", &[]);
+    let later = unix_now() + 1000;
+    let (good, bad) = (grant("/a", later), grant("/b", later));
+    let (query, cookie) = (format!("umbel_grant={good}"), format!("a=b; umbel_grant={bad}; umbel_grant=\"{good}\""));
+    for (carriers, requests) in [
+        (&[][..], [(&*query, "", "", 200), ("", &*cookie, &*bad, 200), ("", "", &*good, 200), ("", "", &*bad, 403)]),
+        (
+            &[Carrier::Cookie],
+            [(&query, "", &good, 401), (&query, &cookie, "", 200), ("", "", &good, 401), ("", "", "", 401)],
+        ),
+        (
+            &[Carrier::Query, Carrier::Bearer],
+            [("", &cookie, "", 401), (&query, "", "", 200), ("", &cookie, &good, 200), (&query, "", &bad, 200)],
+        ),
+    ] {
+        policy(&network, |policy| policy.carriers = carriers.iter().map(|&carrier| carrier.into()).collect());
+        let state = tempfile::tempdir().unwrap();
+        let edge = network.edge("e1", state.path()).await;
+        let client = network.client(&edge, true);
+        for (query, cookie, bearer, expected) in requests {
+            let url = format!("https://private.test/a/secret?{query}");
+            let fields = [("cookie", cookie), ("authorization", &format!("Bearer {bearer}"))];
+            let status = get(&client, &url, &fields).await.status();
+            assert_eq!(status, expected, "{carriers:?}: {query:.20} {cookie:.20} {bearer:.20}");
+        }
+        edge.stop().await;
+    }
+}
+
+/// Changes the private site's policy, for edges that start from now on.
+fn policy(network: &Network, change: impl FnOnce(&mut Policy)) {
+    let mut snapshot = network.snapshot.lock().unwrap();
+    let site = snapshot.sites.iter_mut().find(|site| site.id == PRIVATE).unwrap();
+    change(site.policy.as_mut().unwrap());
+    drop(snapshot);
+    network.publish();
+}
+
+#[tokio::test]
+async fn a_grant_may_be_for_one_path_network_or_method() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    network.origin.put(PRIVATE, "/a/index.html", b"i", &[]);
+    let client = network.client(&edge, false);
+    let whole = whole_site();
+    let here = |text: &str| vec![parse_network(text).unwrap()];
+    for (grant, expected) in [
+        (whole.clone(), 200),
+        (Grant { prefixes: vec![], paths: vec!["/a/".into()], ..whole.clone() }, 200),
+        (Grant { prefixes: vec![], paths: vec!["/a/index.html".into()], ..whole.clone() }, 403),
+        (Grant { networks: here("127.0.0.0/8"), ..whole.clone() }, 200),
+        (Grant { networks: here("192.0.2.0/24"), ..whole.clone() }, 403),
+        (Grant { methods: vec!["POST".into()], ..whole.clone() }, 403),
+    ] {
+        let url = format!("https://private.test/a/?umbel_grant={}", sign(&grant));
+        assert_eq!(get(&client, &url, &[]).await.status(), expected, "{grant:?}");
+    }
+    let counted = metrics(&edge).await;
+    for (kind, count) in [("good", 3), ("path", 1), ("network", 1), ("method", 1)] {
+        let line = format!("umbel_edge_grants_total{{kind=\"{kind}\"}} {count}\n");
+        assert!(counted.contains(&line), "{line}: {counted}");
+    }
+    edge.stop().await;
+}
+
+fn whole_site() -> Grant {
+    Grant { site: "private".into(), prefixes: vec!["/".into()], expires: unix_now() + 1000, ..Grant::default() }
+}
+
+async fn metrics(edge: &Edge) -> String {
+    let request = http::Request::get("/metrics").body(axum::body::Body::empty()).unwrap();
+    let answer = edge.ops().app().oneshot(request).await.unwrap();
+    String::from_utf8(axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn grants_end_with_their_key() {
+    let network = Network::new().await;
+    network.origin.put(PRIVATE, "/a", b"a", &[]);
+    let url = format!("https://private.test/a?umbel_grant={}", sign(&whole_site()));
+    for (not_after, expected) in [(unix_now() + 1000, 200), (unix_now(), 401)] {
+        policy(&network, |policy| policy.reader_keys[0].not_after = not_after);
+        let state = tempfile::tempdir().unwrap();
+        let edge = network.edge("e1", state.path()).await;
+        assert_eq!(get(&network.client(&edge, true), &url, &[]).await.status(), expected);
+        assert_eq!(metrics(&edge).await.contains("kind=\"retired_key\"} 1"), expected == 401);
+        edge.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -350,7 +453,7 @@ async fn bad_requests_get_reasons() {
 }
 
 /// The status of a request that no client library would send.
-async fn raw(network: &Network, edge: &umbel_edge::Edge, host: &str, path: &str) -> u16 {
+async fn raw(network: &Network, edge: &Edge, host: &str, path: &str) -> u16 {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut tls = umbel_service::tls::client(&network.authority.pem, None).unwrap();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
