@@ -41,8 +41,8 @@ impl Doors {
     pub(crate) async fn open(config: &Config, identity: &Identity, live: &Live) -> anyhow::Result<Self> {
         let public_tls = tls::server(live.certificates.clone(), ClientAuth::None)?;
         let internal_tls = tls::server(identity.certificate.clone(), ClientAuth::Required(&identity.ca))?;
-        // Only the public ports go by rules that may change.
-        let within = Limits { drain: config.rules.limits.drain, ..Limits::default() };
+        // Only the public ports go by rules that may change. Other edges are as slow as their readers.
+        let within = Limits { drain: config.rules.limits.drain, min_rate: 0, ..Limits::default() };
         let bind = Listener::bind;
         let plain = match config.plain_listen {
             Some(address) => Some(bind(address, None, within).await.context("plain port")?.under(live.rules.clone())),

@@ -1,7 +1,7 @@
 //! Takes connections: TCP, TLS, HTTP/1.1 and HTTP/2, and hands each request to an app with what is known of its connection
 //! ([`Connection`], and [`PeerIdentity`] of a client with a certificate) as request extensions.
 //!
-//! Slow handshakes and slow headers are cut off, connections are counted against a limit, and at shutdown what runs is
+//! Slow clients are cut off (`listen/pace.rs`), connections are counted against a limit, and at shutdown what runs is
 //! finished up to a deadline. Requests that can be read in two ways are refused, and their connections closed (`listen/framing.rs`).
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -30,6 +30,7 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use self::{
+    pace::Patience,
     population::{Population, Resident},
     stream::{Strict, Talk},
 };
@@ -37,10 +38,13 @@ use crate::tls::PeerIdentity;
 
 mod forwarded;
 mod framing;
+mod pace;
 mod population;
 mod proxy;
 #[cfg(test)]
 mod refused;
+#[cfg(test)]
+mod slow;
 mod stream;
 
 pub use self::proxy::{ForwardedField, Network, Proxies};
@@ -65,6 +69,12 @@ pub struct Limits {
     pub connections_per_client: Option<usize>,
     /// For the TLS handshake, and again for the head of each HTTP/1.1 request.
     pub header_timeout: Duration,
+    /// Between two HTTP/1.1 requests.
+    pub keep_alive_timeout: Duration,
+    /// Bytes a second that a client must send of its content, or take of an answer, while it is waited for; 0: none.
+    pub min_rate: u64,
+    /// So long it may be behind that.
+    pub min_rate_grace: Duration,
     /// Bytes of a request's head. More than an HTTP/1.1 target may have (64 KiB), or that gets a 431 instead of a 414.
     pub header_bytes: usize,
     /// For requests that run when the shutdown begins.
@@ -77,6 +87,9 @@ impl Default for Limits {
             connections: 20_000,
             connections_per_client: None,
             header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(60),
+            min_rate: 240,
+            min_rate_grace: Duration::from_secs(60),
             header_bytes: 128 * 1024,
             drain: Duration::from_secs(10),
         }
@@ -90,6 +103,12 @@ pub struct Rules {
     pub limits: Limits,
     /// Who speaks for others.
     pub proxies: Proxies,
+}
+
+impl Limits {
+    fn patience(&self) -> Patience {
+        Patience { head: self.header_timeout, grace: self.min_rate_grace, rate: self.min_rate }
+    }
 }
 
 /// A bound port.
@@ -231,7 +250,7 @@ async fn serve_connection<S>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (stream, talk) = Strict::new(stream, resident);
-    let builder = builder(rules.limits);
+    let (builder, patience, watched) = (builder(rules.limits), rules.limits.patience(), talk.clone());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let behind = rules.proxies.behind(&connection, request.headers());
         request.extensions_mut().insert(behind.unwrap_or_else(|| connection.clone()));
@@ -241,12 +260,18 @@ async fn serve_connection<S>(
         answer(app.clone(), request, talk.clone())
     });
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let outcome = tokio::select! {
-        outcome = serving.as_mut() => outcome,
-        () = shutdown.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let served = async {
+        tokio::select! {
+            outcome = serving.as_mut() => outcome,
+            () = shutdown.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
         }
+    };
+    let outcome = tokio::select! {
+        outcome = served => outcome,
+        slow_in = watched.pace.is_lost(patience) => return debug!(%remote, slow_in, "a client is too slow"),
     };
     if let Err(error) = outcome {
         debug!(%remote, %error, "connection ended");
@@ -310,7 +335,8 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        // Before a request's first byte; then `listen/pace.rs` counts.
+        .header_read_timeout(limits.keep_alive_timeout)
         // Without `pipeline_flush`: it would keep hyper's own 414 and 431 from ever leaving.
         .max_buf_size(limits.header_bytes.max(8 * 1024));
     builder

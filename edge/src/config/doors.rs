@@ -9,15 +9,18 @@ use umbel_service::{
 };
 
 /// The keys that a running edge takes over when it is told to read its file again; the others need a restart.
-pub const LIVE: [&str; 10] = [
+pub const LIVE: [&str; 13] = [
     "certificates",
     "drain",
     "forwarded_field",
     "header_timeout",
+    "keep_alive_timeout",
     "log_level",
     "max_connections",
     "max_connections_per_client",
     "max_header_size",
+    "min_rate",
+    "min_rate_grace",
     "proxy_protocol",
     "trusted_proxies",
 ];
@@ -36,6 +39,9 @@ fn limits(settings: &mut Settings) -> Limits {
         connections: settings.or("max_connections", default.connections),
         connections_per_client: settings.optional("max_connections_per_client"),
         header_timeout: duration(settings, "header_timeout", default.header_timeout),
+        keep_alive_timeout: duration(settings, "keep_alive_timeout", default.keep_alive_timeout),
+        min_rate: settings.or("min_rate", ByteSize(default.min_rate)).0,
+        min_rate_grace: duration(settings, "min_rate_grace", default.min_rate_grace),
         header_bytes: usize::try_from(size).unwrap_or(usize::MAX),
         drain: duration(settings, "drain", default.drain),
     }
@@ -58,8 +64,13 @@ fn check(rules: &Rules, settings: &mut Settings) {
     for (key, _) in counts.into_iter().filter(|(_, limit)| *limit == 0) {
         settings.reject_key(key, "must be more than 0");
     }
-    if limits.header_timeout.is_zero() {
-        settings.reject_key("header_timeout", "must be more than 0");
+    let times = [
+        ("header_timeout", limits.header_timeout),
+        ("keep_alive_timeout", limits.keep_alive_timeout),
+        ("min_rate_grace", limits.min_rate_grace),
+    ];
+    for (key, _) in times.into_iter().filter(|(_, time)| time.is_zero()) {
+        settings.reject_key(key, "must be more than 0");
     }
     if !(8 * 1024..=16 * 1024 * 1024).contains(&limits.header_bytes) {
         settings.reject_key("max_header_size", "must be from 8KiB to 16MiB");

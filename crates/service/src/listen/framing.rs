@@ -7,6 +7,8 @@
 
 use memchr::memchr2;
 
+use super::pace::Awaited;
+
 /// What is kept of a line that comes in pieces; those that frame a message are shorter.
 const LINE: usize = 256;
 
@@ -47,6 +49,8 @@ enum State {
     Chunk(u64),
     ChunkEnd,
     Trailers,
+    /// Lines of the HTTP/2 preface that are to come after the first.
+    Preface(u8),
     /// HTTP/2 or another protocol.
     Opaque,
 }
@@ -86,6 +90,18 @@ impl Framing {
         !matches!(self.state, State::RequestLine | State::Opaque) || !self.begun.is_empty()
     }
 
+    /// What is waited for next.
+    pub(super) fn awaited(&self) -> Awaited {
+        match self.state {
+            State::Opaque => Awaited::Nothing,
+            State::RequestLine if self.begun.is_empty() && !self.cr => Awaited::Nothing,
+            State::RequestLine | State::Fields | State::Preface(_) => Awaited::Head,
+            State::Length(_) | State::ChunkSize | State::Chunk(_) | State::ChunkEnd | State::Trailers => {
+                Awaited::Content
+            }
+        }
+    }
+
     /// Whether what comes is, or would be, a request's line and fields.
     pub(super) fn is_in_head(&self) -> bool {
         matches!(self.state, State::RequestLine | State::Fields)
@@ -98,9 +114,12 @@ impl Framing {
             at += match self.state {
                 State::Opaque => return Ok(()),
                 State::Length(left) | State::Chunk(left) => self.pass(left, rest.len()),
-                State::RequestLine | State::Fields | State::ChunkSize | State::ChunkEnd | State::Trailers => {
-                    self.line(rest).map_err(|(offset, why)| (at + offset, why))?
-                }
+                State::RequestLine
+                | State::Fields
+                | State::ChunkSize
+                | State::ChunkEnd
+                | State::Trailers
+                | State::Preface(_) => self.line(rest).map_err(|(offset, why)| (at + offset, why))?,
             };
         }
         Ok(())
@@ -170,7 +189,9 @@ impl Framing {
             // Empty lines before a request are not part of it (RFC 9112, section 2.2).
             (State::RequestLine, b"") => State::RequestLine,
             // As HTTP/2 begins (RFC 9113, section 3.4). Where it does not go on like that, the library refuses the version.
-            (State::RequestLine, b"PRI * HTTP/2.0") => State::Opaque,
+            (State::RequestLine, b"PRI * HTTP/2.0") => State::Preface(3),
+            (State::Preface(left @ 2..), _) => State::Preface(left - 1),
+            (State::Preface(_), _) => State::Opaque,
             (State::RequestLine, _) => State::Fields,
             (State::Fields, b"") => self.end_head(),
             (State::Fields, _) => self.field(line)?,

@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -17,7 +17,11 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{framing::Framing, population::Resident};
+use super::{
+    framing::Framing,
+    pace::{Awaited, Pace},
+    population::Resident,
+};
 
 /// For reading over what a client still sends when it has its answer: closed before, it would lose the answer with it
 /// (RFC 9112, section 9.6).
@@ -28,6 +32,8 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) struct Talk {
     refused: AtomicBool,
     other_protocol: AtomicBool,
+    /// How long the client is waited for.
+    pub(super) pace: Pace,
 }
 
 impl Talk {
@@ -42,12 +48,23 @@ impl Talk {
     }
 }
 
+/// One direction of a stream, so that its pace is only noted when somebody waits.
+#[derive(Debug, Default)]
+struct Way {
+    waits: bool,
+    /// Bytes since the pace was told.
+    moved: usize,
+}
+
 /// Reads along.
 #[derive(Debug)]
 pub(super) struct Strict<S> {
     inner: S,
     framing: Framing,
     talk: Arc<Talk>,
+    reading: Way,
+    writing: Way,
+    awaited: Awaited,
     /// Said to the library in the client's place, after what is refused.
     last_words: &'static [u8],
     linger: Option<Pin<Box<Sleep>>>,
@@ -62,11 +79,41 @@ impl<S> Strict<S> {
             inner,
             framing: Framing::new(),
             talk: talk.clone(),
+            reading: Way::default(),
+            writing: Way::default(),
+            awaited: Awaited::Head,
             last_words: &[],
             linger: None,
             _resident: resident,
         };
         (strict, talk)
+    }
+
+    fn note_read(&mut self, bytes: usize) {
+        let awaited = self.framing.awaited();
+        self.reading.moved += bytes;
+        if self.reading.waits || self.awaited != awaited {
+            self.awaited = awaited;
+            let moved = std::mem::take(&mut self.reading).moved;
+            self.talk.pace.has_read(Instant::now(), moved, awaited);
+        }
+    }
+
+    fn note_written<T>(&mut self, outcome: &Poll<io::Result<T>>, bytes: impl Fn(&T) -> usize) {
+        match outcome {
+            Poll::Pending if !self.writing.waits => {
+                self.writing.waits = true;
+                self.talk.pace.waits_to_write(Instant::now(), std::mem::take(&mut self.writing.moved));
+            }
+            Poll::Ready(Ok(written)) => {
+                self.writing.moved += bytes(written);
+                if self.writing.waits {
+                    let moved = std::mem::take(&mut self.writing).moved;
+                    self.talk.pace.has_written(Instant::now(), moved);
+                }
+            }
+            Poll::Pending | Poll::Ready(Err(_)) => {}
+        }
     }
 
     /// Puts a NUL where the library must not read on, and an end of the head behind it, which it waits for: no head may have
@@ -98,15 +145,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        if Pin::new(&mut self.inner).poll_read(cx, buffer)?.is_pending() {
+            if !self.reading.waits {
+                self.reading.waits = true;
+                self.talk.pace.waits_to_read(Instant::now());
+            }
+            return Poll::Pending;
+        }
         self.check(buffer, before);
+        self.note_read(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.note_written(&outcome, |written| *written);
+        outcome
     }
 
     fn poll_write_vectored(
@@ -114,7 +170,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.note_written(&outcome, |written| *written);
+        outcome
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -122,7 +180,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let outcome = Pin::new(&mut self.inner).poll_flush(cx);
+        self.note_written(&outcome, |()| 0);
+        outcome
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
