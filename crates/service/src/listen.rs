@@ -38,6 +38,8 @@ use crate::tls::PeerIdentity;
 
 mod forwarded;
 mod framing;
+#[doc(hidden)]
+pub mod fuzzed;
 mod pace;
 mod population;
 mod proxy;

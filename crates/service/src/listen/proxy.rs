@@ -129,7 +129,7 @@ pub(super) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result
 }
 
 /// The address in a whole header.
-fn source(header: &[u8]) -> Result<Option<SocketAddr>, NoHeader> {
+pub(super) fn source(header: &[u8]) -> Result<Option<SocketAddr>, NoHeader> {
     match HeaderResult::parse(header) {
         HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
             v1::Addresses::Unknown => None,

@@ -1,0 +1,11 @@
+//! What is read of a client before anybody answers it: where its requests begin and end, a PROXY header, `Forwarded`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use umbel_service::listen::fuzzed;
+
+fuzz_target!(|input: &[u8]| {
+    fuzzed::framing(input);
+    fuzzed::proxy_header(input);
+    fuzzed::forwarded(input);
+});
