@@ -47,12 +47,16 @@ pub(crate) async fn answer(core: &Arc<Core>, site: &Site, mut request: Request<H
     let upgrade = passing::upgrade(&mut request);
     let (mut parts, body) = request.into_parts();
     passing::end_to_end(&mut parts.headers);
+    let is_read = matches!(parts.method, Method::GET | Method::HEAD) && http_body::Body::is_end_stream(&body);
+    let is_read = is_read && upgrade.is_none();
+    if is_read && let Some((planned, status)) = core.cache.fresh(&site.id, &parts, &passing::SAID).await {
+        return send::stored(core, &site.id, &parts, planned, &status);
+    }
     if let Err(circles) = passing::say_where_from(&mut parts) {
         let status = CacheStatus { detail: Some("loop".to_owned()), ..CacheStatus::forward(NAME, Forward::Bypass) };
         return send::gateway_error(StatusCode::LOOP_DETECTED, &circles.to_string(), &status);
     }
-    let is_read = matches!(parts.method, Method::GET | Method::HEAD) && http_body::Body::is_end_stream(&body);
-    if upgrade.is_some() || !is_read {
+    if !is_read {
         return pass_on(core, site, parts, body, upgrade).await;
     }
     let request = Arc::new(parts);

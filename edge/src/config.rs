@@ -15,6 +15,7 @@ use umbel_wire::control::Addresses;
 
 mod doors;
 
+use crate::{AccessLogFormat, AccessLogTarget};
 pub use doors::LIVE;
 
 const MIB: u64 = 1024 * 1024;
@@ -50,6 +51,10 @@ pub struct Config {
     pub log_level: Option<LogLevel>,
     /// What all this was made of, to compare it with what the file says later.
     pub said: Said,
+    /// A line for each request of a reader goes there (`access_log`); none: nowhere.
+    pub access_log: Option<AccessLogTarget>,
+    /// How those lines look (`access_log_format`).
+    pub access_log_format: AccessLogFormat,
 }
 
 /// What an edge may use, and how much it takes from clients.
@@ -127,6 +132,8 @@ impl Config {
             certificates: settings.optional::<String>("certificates").map(PathBuf::from),
             log_level: settings.optional("log_level"),
             said: Said::default(),
+            access_log: settings.optional("access_log"),
+            access_log_format: settings.or("access_log_format", AccessLogFormat::default()),
         };
         config.said = settings.said();
         config.check(settings);

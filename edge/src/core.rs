@@ -8,6 +8,7 @@ use umbel_wire::token::TokenSigner;
 
 use crate::{
     access::Grants,
+    access_log::AccessLog,
     agents::session::Sessions,
     cache::Cache,
     deliver::{Encodings, Limiter},
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     pub(crate) limiter: Limiter,
     pub(crate) spool: Arc<Spool>,
     pub(crate) meter: Meter,
+    pub(crate) log: Option<Arc<AccessLog>>,
     pub(crate) metrics: Metrics,
     pub(crate) sessions: Sessions,
     pub(crate) petal: PetalHandle,

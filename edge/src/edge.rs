@@ -20,6 +20,7 @@ use umbel_wire::token::TokenSigner;
 
 use crate::{
     access::Grants,
+    access_log::{AccessLog, AccessLogTarget},
     agents::session::Sessions,
     cache::{self, Origins},
     config::Config,
@@ -27,7 +28,7 @@ use crate::{
     deliver::{Encodings, Limiter},
     fill::Fill,
     fleet::Fleet,
-    listen::{self, Doors},
+    listen::{self, Doors, Public},
     lookup::{
         Lookup,
         table::{Table, TableWriter},
@@ -157,12 +158,20 @@ impl Edge {
 
     /// Takes over what can change while it runs. See [`crate::LIVE`].
     pub async fn reload(&mut self, config: &Config) -> Reloaded {
+        self.reopen_log();
         self.live.reload(config, &self.core.metrics).await
     }
 
     /// Chunks that came from origins and from other edges since the start.
     pub fn fills(&self) -> (u64, u64) {
         (self.core.metrics.fills("origin"), self.core.metrics.fills("edge"))
+    }
+
+    /// Opens the access log anew, after its file has been moved away.
+    pub fn reopen_log(&self) {
+        if let Some(log) = &self.core.log {
+            log.reopen();
+        }
     }
 
     /// Stops taking requests, finishes those that run, says goodbye to agents, writes everything down.
@@ -220,7 +229,8 @@ async fn build(
         cache,
         encodings: Encodings::new(limits.plaintext_cache / 8, metrics.clone()),
         limiter: Limiter::new(metrics.clone()),
-        meter: Meter { spool: spool.clone(), metrics: metrics.clone() },
+        log: config.access_log.clone().map(|target| open_log(target, config, &metrics)).transpose()?,
+        meter: Meter { spool: spool.clone(), reader_bytes: metrics.reader_bytes.clone() },
         sessions: Sessions::new(limits.sessions),
         uplink: limits.uplink.map(Uplink::new),
         fleet,
@@ -234,6 +244,10 @@ async fn build(
     });
     core.apply(current);
     Ok((core, Beside { shutdown, table, petal: actor }))
+}
+
+fn open_log(target: AccessLogTarget, config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<AccessLog>> {
+    Ok(Arc::new(AccessLog::open(target, config.access_log_format, metrics.access_log_dropped.clone())?))
 }
 
 fn ports(doors: &Doors, relay: &Relay) -> anyhow::Result<Ports> {
@@ -250,7 +264,7 @@ fn ports(doors: &Doors, relay: &Relay) -> anyhow::Result<Ports> {
 fn serve(public: Listener, plain: Option<Listener>, internal: Listener, core: &Arc<Core>) -> JoinSet<()> {
     let mut servers = JoinSet::new();
     let shutdown = &core.shutdown;
-    let app = listen::public_app(core.clone());
+    let app = Public::new(core.clone());
     if let Some(plain) = plain {
         servers.spawn(plain.serve(app.clone(), shutdown.clone()));
     }

@@ -7,6 +7,7 @@
 //! `site`, `access`, `lookup`, `fill`, `respond`, `meter`.
 
 mod access;
+mod access_log;
 mod agents;
 mod cache;
 mod certificates;
@@ -35,6 +36,7 @@ mod spool;
 mod uplink;
 mod view;
 
+pub use access_log::{AccessLogFormat, AccessLogTarget};
 pub use certificates::{BrokenPair, Described, Found, look as look_at_certificates};
 pub use config::{Config, LIVE, Limits};
 pub use edge::{Edge, Identity, Ports};

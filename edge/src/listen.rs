@@ -3,15 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use axum::{
-    Router,
-    body::Body,
-    extract::{Request, State},
-};
+use axum::{Router, body::Body, extract::Request};
 use http::Response;
 use tower::ServiceExt;
 use umbel_service::{
-    listen::{Limits, Listener},
+    listen::{App, Limits, Listener},
     ops::Ops,
     tls::{self, ClientAuth},
 };
@@ -55,26 +51,34 @@ impl Doors {
     }
 }
 
+/// Readers, agents' calls and agents' chunks.
 #[derive(Debug, Clone)]
-struct Public {
+pub(crate) struct Public {
     core: Arc<Core>,
     agents: agents::Service,
 }
 
-/// Readers, agents' calls and agents' chunks.
-pub(crate) fn public_app(core: Arc<Core>) -> Router {
-    let agents = AgentService::service(core.clone());
-    Router::new().fallback(public).with_state(Public { core, agents })
+impl Public {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        let agents = AgentService::service(core.clone());
+        Self { core, agents }
+    }
 }
 
-async fn public(State(Public { core, agents }): State<Public>, request: Request) -> Response<Body> {
-    match station(request.uri().path(), request.headers()) {
-        Station::Agents => call(agents, request).await,
-        Station::Chunks => {
-            let (parts, _) = request.into_parts();
-            agents::chunks::serve(&core, &parts.method, parts.uri.path(), &parts.headers).await
+impl App for Public {
+    async fn answer(&self, request: Request) -> Response<Body> {
+        match station(request.uri().path(), request.headers()) {
+            Station::Agents => call(self.agents.clone(), request).await,
+            Station::Chunks => {
+                let (parts, _) = request.into_parts();
+                agents::chunks::serve(&self.core, &parts.method, parts.uri.path(), &parts.headers).await
+            }
+            Station::Readers => respond::answer(&self.core, request).await,
         }
-        Station::Readers => respond::answer(&core, request).await,
+    }
+
+    fn before_sending(&self) {
+        self.core.meter.before_sending();
     }
 }
 

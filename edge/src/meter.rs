@@ -1,13 +1,16 @@
-//! Counts what readers are sent, before it is sent: a piece is handed to the connection when its bytes are in the spool, but
-//! for less than [`RECORD_EVERY`] a response, and the last piece of a response always is. So a process that is killed has
-//! counted every response that it completed, and all but 64 KiB of each that it did not.
+//! Counts what readers are sent, before it is sent: a piece is handed to the connection when its bytes are counted, but for less
+//! than [`RECORD_EVERY`] a response, and the last piece of a response always is. What is counted is in the spool before the
+//! connection lets any of it go ([`Meter::before_sending`]). So a process that is killed has counted every response that it
+//! completed, and all but 64 KiB of each that it did not.
 
 use std::sync::Arc;
 
+use http::StatusCode;
+use prometheus_client::metrics::counter::Counter;
 use umbel_service::unix_now;
 use umbel_wire::control::Served;
 
-use crate::{metrics::Metrics, spool::Spool};
+use crate::spool::Spool;
 
 /// Bytes of a response that may be on their way without a record.
 const RECORD_EVERY: u64 = 64 * 1024;
@@ -16,7 +19,8 @@ const RECORD_EVERY: u64 = 64 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Meter {
     pub(crate) spool: Arc<Spool>,
-    pub(crate) metrics: Metrics,
+    /// As operators see them.
+    pub(crate) reader_bytes: Counter,
 }
 
 /// Counts one response. It ends with the last byte that it expects, or when it is dropped.
@@ -32,11 +36,9 @@ pub(crate) struct ResponseMeter {
 }
 
 impl Meter {
-    /// For a response about an object of a site. Errors are counted by site only: their paths are anything that anyone
-    /// can think of.
-    pub(crate) fn response(&self, site_id: &str, path: &str, status: http::StatusCode) -> ResponseMeter {
-        let path = if status.is_client_error() || status.is_server_error() { "" } else { path };
-        let (site_id, path) = (site_id.to_owned(), path.to_owned());
+    /// For a response about an object of a site.
+    pub(crate) fn response(&self, site_id: &str, path: &str, status: StatusCode) -> ResponseMeter {
+        let (site_id, path) = (site_id.to_owned(), counted(path, status).to_owned());
         ResponseMeter {
             meter: self.clone(),
             site_id,
@@ -47,6 +49,28 @@ impl Meter {
             ended: false,
         }
     }
+
+    /// A response that leaves in one piece: so many bytes of the object.
+    pub(crate) fn at_once(&self, site_id: &str, path: &str, status: StatusCode, bytes: usize) {
+        let bytes = bytes as u64;
+        self.reader_bytes.inc_by(bytes);
+        self.spool.served(served(site_id.to_owned(), counted(path, status).to_owned(), status.as_u16(), (1, bytes)));
+    }
+
+    /// Called on the thread that counted, before anything that it counted leaves.
+    pub(crate) fn before_sending(&self) {
+        self.spool.write_down();
+    }
+}
+
+fn served(site_id: String, path: String, status: u16, (requests, bytes): (u64, u64)) -> Served {
+    let now = unix_now();
+    Served { hour: now - now % 3600, site_id, path, status: status.into(), requests, bytes }
+}
+
+/// Errors are counted by site only: their paths are anything that anyone can think of.
+fn counted(path: &str, status: StatusCode) -> &str {
+    if status.is_client_error() || status.is_server_error() { "" } else { path }
 }
 
 impl ResponseMeter {
@@ -58,7 +82,7 @@ impl ResponseMeter {
     /// So many bytes of the object are about to be handed to the connection.
     pub(crate) fn sending(&mut self, bytes: usize) {
         let bytes = bytes as u64;
-        self.meter.metrics.reader_bytes.inc_by(bytes);
+        self.meter.reader_bytes.inc_by(bytes);
         self.pending += bytes;
         self.expected = self.expected.saturating_sub(bytes);
         if self.expected == 0 {
@@ -75,15 +99,8 @@ impl ResponseMeter {
     }
 
     fn record(&mut self, requests: u64) {
-        let now = unix_now();
-        self.meter.spool.served(Served {
-            hour: now - now % 3600,
-            site_id: self.site_id.clone(),
-            path: self.path.clone(),
-            status: u32::from(self.status),
-            requests,
-            bytes: std::mem::take(&mut self.pending),
-        });
+        let bytes = std::mem::take(&mut self.pending);
+        self.meter.spool.served(served(self.site_id.clone(), self.path.clone(), self.status, (requests, bytes)));
     }
 }
 

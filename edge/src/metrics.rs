@@ -1,10 +1,15 @@
 //! What an edge counts for its operators. The books are elsewhere: `spool.rs`.
 
+use std::sync::{Arc, OnceLock};
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+/// Classes of statuses, from the first on.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// `class` of a status: `2xx` …
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,6 +42,8 @@ struct Certificate {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
     requests: Family<Class, Counter>,
+    /// Those of `requests`, by class: looking one up costs more than counting.
+    answers: Arc<[OnceLock<Counter>; CLASSES.len()]>,
     chunks: Family<Kind, Counter>,
     fills: Family<Kind, Counter>,
     fill_failures: Family<Kind, Counter>,
@@ -46,6 +53,8 @@ pub(crate) struct Metrics {
     /// Plaintext bytes to HTTP readers.
     pub(crate) reader_bytes: Counter,
     sent_bytes: Family<Size, Counter>,
+    /// Lines that the access log has not got.
+    pub(crate) access_log_dropped: Counter,
     encoded_bytes: Family<Kind, Counter>,
     certificate_end: Family<Certificate, Gauge>,
     limited: Family<Kind, Counter>,
@@ -86,6 +95,8 @@ impl Metrics {
             "Requests of readers that were over a limit of their site: of one client, or of the site",
             self.limited.clone(),
         );
+        let dropped = self.access_log_dropped.clone();
+        registry.register("access_log_dropped", "Lines of the access log that were not written", dropped);
         registry.register("sessions", "Live sessions of agents", self.sessions.clone());
         registry.register(
             "spool_bytes",
@@ -104,14 +115,12 @@ impl Metrics {
 
     /// A reader was answered.
     pub(crate) fn answered(&self, status: http::StatusCode) {
-        let class = match status.as_u16() / 100 {
-            1 => "1xx",
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            _ => "5xx",
-        };
-        self.requests.get_or_create(&Class { class }).inc();
+        let class = (usize::from(status.as_u16()) / 100).clamp(1, CLASSES.len()) - 1;
+        let counter = self.answers[class].get_or_init(|| {
+            let class = Class { class: CLASSES[class] };
+            self.requests.get_or_create(&class).clone()
+        });
+        counter.inc();
     }
 
     /// Ciphertext bytes went to an agent, whether or not they arrive; `length` is that of the whole object.

@@ -32,7 +32,7 @@ mod body;
 
 use body::Part;
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// As this cache calls itself in `Cache-Status`.
 const CACHE_NAME: &str = "umbel-edge";
@@ -40,7 +40,7 @@ const CACHE_NAME: &str = "umbel-edge";
 /// Answers one request of a reader.
 pub(crate) async fn answer(core: &Arc<Core>, request: Request<Body>) -> Response<Body> {
     let is_head = request.method() == Method::HEAD;
-    let response = serve(core, request).await.unwrap_or_else(|refused| *refused);
+    let response = serve(core, request).await;
     core.metrics.answered(response.status());
     if is_head {
         // The fields say what a GET would bring.
@@ -53,11 +53,18 @@ pub(crate) async fn answer(core: &Arc<Core>, request: Request<Body>) -> Response
 type Refused = Box<Response<Body>>;
 type Answered = Result<Response<Body>, Refused>;
 
-async fn serve(core: &Arc<Core>, request: Request<Body>) -> Answered {
+async fn serve(core: &Arc<Core>, request: Request<Body>) -> Response<Body> {
     let view = core.view.load_full();
     let (parts, body) = request.into_parts();
-    let site = find_site(&view, &parts)?;
-    Ok(deliver::answer(core, &view, site, parts, body).await)
+    let pending = core.log.as_ref().map(|log| log.begin(&parts));
+    let (site, response) = match find_site(&view, &parts) {
+        Ok(site) => (Some(site), deliver::answer(core, &view, site, parts, body).await),
+        Err(refused) => (None, *refused),
+    };
+    match pending {
+        Some(pending) => pending.answered(site.map(|site| site.name.as_str()), response),
+        None => response,
+    }
 }
 
 /// What the site has, or why there is nothing.

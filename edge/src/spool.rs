@@ -3,9 +3,10 @@
 //! A segment's number *is* its batch's number: `N.open` is appended to, `N.sealed` never changes again, and only sealed
 //! segments are sent, in their order. There is always an open segment, so the count survives when everything else was
 //! acknowledged. A segment that has ended and cannot be sealed yet holds up all behind it: what was sent is never numbered
-//! anew. A
-//! write reaches the kernel before [`Spool::served`] returns and so survives the end of the process; [`Spool::received`]
-//! waits for the disk. A record is in exactly one segment, so it is counted once.
+//! anew. What is
+//! written reaches the kernel and so survives the end of the process; [`Spool::received`] waits for the disk. What readers are
+//! sent is written when their connection lets go of it, which is what [`Spool::write_down`] is called before. A record is in exactly
+//! one segment, so it is counted once.
 
 use std::{
     collections::BTreeMap,
@@ -30,9 +31,11 @@ use umbel_wire::control::{Batch, Received, Served};
 mod batch;
 mod segment;
 pub(crate) mod send;
+mod tally;
 
 use batch::{Amount, ServedKey};
 use segment::Record;
+use tally::Tally;
 
 /// A segment is sealed when it is this long: its batch fits in one message.
 const SEGMENT_BYTES: u64 = 1024 * 1024;
@@ -72,6 +75,7 @@ pub(crate) enum SpoolError {
 pub(crate) struct Spool {
     folder: PathBuf,
     limit: u64,
+    tally: Tally,
     state: Mutex<State>,
     /// After a failed fsync nobody knows what is on the disk: no more receipts are acknowledged.
     broken: AtomicBool,
@@ -122,6 +126,7 @@ impl Spool {
         Ok(Self {
             folder: folder.into(),
             limit,
+            tally: Tally::default(),
             state: Mutex::new(State { open, ended: None, sealed, written: 0, owed: BTreeMap::new() }),
             broken: AtomicBool::new(false),
             renamed: AtomicBool::new(false),
@@ -142,13 +147,28 @@ impl Spool {
         state.open.length + state.ended.as_ref().map_or(0, |ended| ended.length) + state.sealed.values().sum::<u64>()
     }
 
-    /// Takes what a reader was sent. Never fails: what the disk refuses is kept in memory and written later.
+    /// Takes what a reader is sent, which [`Spool::write_down`] writes before it leaves. Never fails: what the disk refuses is
+    /// kept in memory and written later.
     pub(crate) fn served(&self, served: Served) {
+        if self.tally.add(served) {
+            self.write_down();
+        }
+    }
+
+    /// What this thread was told that readers are sent reaches the kernel.
+    pub(crate) fn write_down(&self) {
+        self.write(&self.tally.take_mine());
+    }
+
+    fn write(&self, served: &[Served]) {
+        if served.is_empty() {
+            return;
+        }
         let mut state = self.lock();
         state.settle();
-        if let Err(error) = state.append([Record::from(served.clone())]) {
+        if let Err(error) = state.append(served.iter().cloned().map(Record::from)) {
             warn!(%error, "usage of readers stays in memory until the disk takes it");
-            state.owe(&served);
+            served.iter().for_each(|served| state.owe(served));
         }
         self.wake_if_long(&state);
     }
@@ -213,6 +233,7 @@ impl Spool {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.write(&self.tally.take_all());
         let (files, written) = {
             let mut state = self.lock();
             state.settle();
@@ -255,6 +276,7 @@ impl Spool {
     }
 
     fn end_segment(&self) {
+        self.write(&self.tally.take_all());
         let mut state = self.lock();
         if state.ended.is_some() || state.open.length == 0 {
             return;

@@ -93,6 +93,12 @@ impl Stored {
         self.selecting.matches(request, &self.headers, policy)
     }
 
+    /// Whether one of these fields of a request decides if it answers it (`Vary`).
+    #[must_use]
+    pub fn varies_on(&self, names: &[HeaderName]) -> bool {
+        self.selecting.0.iter().any(|(name, _)| names.contains(name))
+    }
+
     /// Its age and lifetime (RFC 9111, section 4.2). A clock that went back makes it no younger than it came.
     #[must_use]
     pub fn freshness(&self, now: SystemTime) -> Freshness {

@@ -4,7 +4,7 @@
 //! Slow clients are cut off (`listen/pace.rs`), connections are counted against a limit, and at shutdown what runs is
 //! finished up to a deadline. Requests that can be read in two ways are refused, and their connections closed (`listen/framing.rs`).
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -14,12 +14,11 @@ use axum::{
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::Authority};
 use hyper::body::Incoming;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use rustls::ServerConfig;
+use rustls::{ProtocolVersion, ServerConfig};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
@@ -30,12 +29,15 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use self::{
+    cork::Transport,
     pace::Patience,
     population::{Population, Resident},
     stream::{Strict, Talk},
+    turns::{Requests, Turns},
 };
 use crate::tls::PeerIdentity;
 
+mod cork;
 mod forwarded;
 mod framing;
 #[doc(hidden)]
@@ -48,6 +50,7 @@ mod refused;
 #[cfg(test)]
 mod slow;
 mod stream;
+mod turns;
 
 pub use self::proxy::{ForwardedField, Network, Proxies};
 
@@ -60,6 +63,26 @@ pub struct Connection {
     pub server_name: Option<Arc<str>>,
     /// Whether it came over TLS.
     pub secure: bool,
+    /// Over which version of it, as far as it ends here.
+    pub tls: Option<&'static str>,
+}
+
+/// What answers requests. A [`Router`] is one; what has to be quick need not be.
+pub trait App: Clone + Send + Sync + 'static {
+    /// The answer to one request.
+    fn answer(&self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Called before anything of an answer leaves, on the thread that had a part of it made.
+    fn before_sending(&self) {}
+}
+
+impl App for Router {
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        match self.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
 }
 
 /// What a listener allows.
@@ -142,7 +165,7 @@ impl Listener {
     }
 
     /// Serves `app` until `shutdown`, then lets running requests finish up to the drain deadline.
-    pub async fn serve(self, app: Router, shutdown: CancellationToken) {
+    pub async fn serve(self, app: impl App, shutdown: CancellationToken) {
         let mut connections = JoinSet::new();
         let population = Arc::new(Population::default());
         let acceptor = self.tls.clone().map(TlsAcceptor::from);
@@ -215,7 +238,7 @@ async fn accept(
     mut stream: TcpStream,
     mut caller: Caller,
     acceptor: Option<TlsAcceptor>,
-    app: Router,
+    app: impl App,
     shutdown: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
@@ -226,8 +249,9 @@ async fn accept(
     }
     let remote = caller.remote;
     let Some(acceptor) = acceptor else {
-        let connection = Connection { remote, server_name: None, secure: false };
-        return serve_connection(stream, caller, connection, None, app, shutdown).await;
+        let connection = Connection { remote, server_name: None, secure: false, tls: None };
+        let transport = Transport::Plain(stream, Vec::new());
+        return serve_connection(transport, caller, connection, None, app, shutdown).await;
     };
     let tls = match timeout(caller.rules.limits.header_timeout, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => tls,
@@ -237,22 +261,29 @@ async fn accept(
     let session = tls.get_ref().1;
     let identity = session.peer_certificates().and_then(|chain| PeerIdentity::from_certificate(chain.first()?));
     let server_name = session.server_name().map(Arc::from);
-    let connection = Connection { remote, server_name, secure: true };
-    serve_connection(tls, caller, connection, identity, app, shutdown).await;
+    let is_newest = session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+    let tls_version = Some(if is_newest { "TLSv1.3" } else { "TLSv1.2" });
+    let connection = Connection { remote, server_name, secure: true, tls: tls_version };
+    serve_connection(Transport::Tls(Box::new(tls)), caller, connection, identity, app, shutdown).await;
 }
 
-async fn serve_connection<S>(
-    stream: S,
+async fn serve_connection(
+    transport: Transport,
     Caller { remote, resident, rules }: Caller,
     connection: Connection,
     identity: Option<PeerIdentity>,
-    app: Router,
+    app: impl App,
     shutdown: CancellationToken,
-) where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+) {
+    let (stream, cork) = cork::corked(transport, {
+        let app = app.clone();
+        Box::new(move || app.before_sending())
+    });
     let (stream, talk) = Strict::new(stream, resident);
-    let (builder, patience, watched) = (builder(rules.limits), rules.limits.patience(), talk.clone());
+    let (patience, watched) = (rules.limits.patience(), talk.clone());
+    let requests = Requests::default();
+    let builder = builder(rules.limits, requests.clone());
+    let mut turns = Turns::new(requests, cork);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let behind = rules.proxies.behind(&connection, request.headers());
         request.extensions_mut().insert(behind.unwrap_or_else(|| connection.clone()));
@@ -264,10 +295,10 @@ async fn serve_connection<S>(
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let served = async {
         tokio::select! {
-            outcome = serving.as_mut() => outcome,
+            outcome = poll_fn(|cx| turns.poll(serving.as_mut(), cx)) => outcome,
             () = shutdown.cancelled() => {
                 serving.as_mut().graceful_shutdown();
-                serving.await
+                poll_fn(|cx| turns.poll(serving.as_mut(), cx)).await
             }
         }
     };
@@ -280,12 +311,12 @@ async fn serve_connection<S>(
     }
 }
 
-async fn answer(app: Router, request: Request<Incoming>, talk: Arc<Talk>) -> Result<Response<Body>, Infallible> {
+async fn answer(app: impl App, request: Request<Incoming>, talk: Arc<Talk>) -> Result<Response<Body>, Infallible> {
     if !is_for_one_host(&request) {
         return Ok(refusal("an HTTP/1.1 request has one Host field, and a target with a host has the same\n"));
     }
     let is_head = *request.method() == Method::HEAD;
-    let response = app.oneshot(request.map(Body::new)).await?;
+    let response = app.answer(request.map(content)).await;
     if talk.is_refused() {
         return Ok(refusal("the content of this request is malformed\n"));
     }
@@ -301,6 +332,11 @@ fn refusal(reason: &'static str) -> Response<Body> {
     *refusal.status_mut() = StatusCode::BAD_REQUEST;
     refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     refusal
+}
+
+/// Most requests have none.
+fn content(body: Incoming) -> Body {
+    if body.is_end_stream() { Body::empty() } else { Body::new(body) }
 }
 
 /// The answer to HEAD: what is known of the content, and nothing of it (RFC 9110, section 9.3.2). Over HTTP/2 nobody else
@@ -332,8 +368,8 @@ fn is_same_host(target: &Uri, field: &HeaderValue) -> bool {
     authority.host().eq_ignore_ascii_case(field.host()) && port(authority) == port(&field)
 }
 
-fn builder(limits: Limits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(limits: Limits, requests: Requests) -> Builder<Requests> {
+    let mut builder = Builder::new(requests);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -356,7 +392,7 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
 
 #[cfg(test)]
 mod tests {
-    use hyper_util::client::legacy::Client;
+    use hyper_util::{client::legacy::Client, rt::TokioExecutor};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

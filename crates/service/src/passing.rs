@@ -18,6 +18,9 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// The fields that [`say_where_from`] writes.
+pub const SAID: [HeaderName; 5] = [CDN_LOOP, header::VIA, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
+
 /// The client's half of an upgrade, if it asks for one (RFC 9110, section 7.8).
 pub fn upgrade<B>(request: &mut Request<B>) -> Option<OnUpgrade> {
     request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(request))
@@ -93,7 +96,12 @@ mod tests {
             fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
         );
         let server_name = Some(Arc::from("docs.test"));
-        parts.extensions.insert(Connection { remote: ([192, 0, 2, 7], 99).into(), server_name, secure: true });
+        parts.extensions.insert(Connection {
+            remote: ([192, 0, 2, 7], 99).into(),
+            server_name,
+            secure: true,
+            tls: None,
+        });
         parts
     }
 

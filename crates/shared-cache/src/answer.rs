@@ -37,6 +37,20 @@ pub enum Answered {
 }
 
 impl<A: Ask> SharedCache<A> {
+    /// What is stored and fresh and answers a GET or HEAD without a body as it came: most requests need no more. `said` are
+    /// fields that are still to be put into the request for whoever is asked; where they decide which response it is, this
+    /// finds none. None: [`SharedCache::answer`] finds out.
+    pub async fn fresh(&self, site_id: &str, request: &Parts, said: &[HeaderName]) -> Option<(Planned, CacheStatus)> {
+        let all = self.shelves.get(&Key::of(site_id, &request.uri));
+        if all.is_empty() || all.iter().any(|variant| variant.stored().varies_on(said)) {
+            return None;
+        }
+        let decision = reuse(&all, request, &self.policy, SystemTime::now());
+        let Reuse::Fresh { index, .. } = decision else { return None };
+        let planned = plan::planned(request, &all, index).await?;
+        Some((planned, decision.cache_status(self.name)))
+    }
+
     /// What answers a GET or HEAD without a body, for something of the site `site_id`.
     pub async fn answer(self: &Arc<Self>, site_id: &str, request: Arc<Parts>) -> Answered {
         let key = Key::of(site_id, &request.uri);

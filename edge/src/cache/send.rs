@@ -1,6 +1,6 @@
 //! Sends what is stored, and passes on what is not: paced, metered, and cut off rather than ended when it is not whole.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
 use bytes::Bytes;
@@ -38,10 +38,18 @@ pub(super) fn stored(
     planned: Planned,
     status: &CacheStatus,
 ) -> Response<HttpBody> {
-    let meter = core.meter.response(site_id, request.uri.path(), planned.status);
-    let mut response = Response::new(body_of(core, planned.segments, meter));
-    *response.status_mut() = planned.status;
-    *response.headers_mut() = planned.headers;
+    let Planned { status: code, headers, segments } = planned;
+    let path = request.uri.path();
+    let body = match at_once(core, &segments) {
+        Some(bytes) => {
+            core.meter.at_once(site_id, path, code, bytes.len());
+            HttpBody::from(bytes)
+        }
+        None => in_pieces(core, segments, core.meter.response(site_id, path, code)),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    *response.headers_mut() = headers;
     response.headers_mut().append(CACHE_STATUS, status.to_value());
     response
 }
@@ -50,29 +58,24 @@ fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn body_of(core: &Arc<Core>, segments: Vec<Segment>, mut meter: ResponseMeter) -> HttpBody {
-    match segments.as_slice() {
-        [] => return HttpBody::empty(),
+/// What is in memory and short leaves in one piece.
+fn at_once(core: &Core, segments: &[Segment]) -> Option<Bytes> {
+    match segments {
+        [] => Some(Bytes::new()),
         [Segment::Stored(body, range)] if core.uplink.is_none() => {
-            if let Some(short) = body.short() {
-                return at_once(short, range, meter);
-            }
+            let short = body.short()?;
+            let end = range.end.min(short.len() as u64) as usize;
+            Some(short.slice((range.start as usize).min(end)..end))
         }
-        _ => {}
+        _ => None,
     }
+}
+
+fn in_pieces(core: &Arc<Core>, segments: Vec<Segment>, mut meter: ResponseMeter) -> HttpBody {
     meter.expect(segments.iter().map(Segment::length).fold(0, u64::saturating_add));
     let pieces = stream::iter(segments).flat_map(|segment| segment.bytes().boxed());
     let pieces = pieces.map_ok(|(bytes, counts)| Outgoing { frame: Frame::data(bytes), counts }).map_err(Failure::from);
     HttpBody::new(StreamBody::new(metered(core.clone(), pieces, meter)))
-}
-
-/// What is in memory and short leaves in one piece.
-fn at_once(short: &Bytes, range: &Range<u64>, mut meter: ResponseMeter) -> HttpBody {
-    let end = range.end.min(short.len() as u64) as usize;
-    let bytes = short.slice((range.start as usize).min(end)..end);
-    meter.expect(bytes.len() as u64);
-    meter.sending(bytes.len());
-    HttpBody::from(bytes)
 }
 
 /// Passes a response on as it comes, trailers and all.

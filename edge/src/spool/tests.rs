@@ -9,6 +9,14 @@ fn usage(path: &str, bytes: u64) -> Served {
     Served { hour: 3600, site_id: "s".into(), path: path.into(), status: 200, requests: 1, bytes }
 }
 
+impl Spool {
+    /// What a reader was sent is in the kernel.
+    fn serve(&self, path: &str, bytes: u64) {
+        self.served(usage(path, bytes));
+        self.write_down();
+    }
+}
+
 fn receipt(ticket: u8, bytes: u64) -> Received {
     Received { ticket_id: vec![ticket; 16].into(), issuer: "e".into(), bytes, ..Received::default() }
 }
@@ -36,10 +44,10 @@ fn drain(spool: &Spool) -> Vec<(u64, u64)> {
 fn numbers_go_on_where_they_stopped_and_content_stays() {
     let folder = tempfile::tempdir().unwrap();
     let first = spool(folder.path());
-    first.served(usage("/a", 1));
+    first.serve("/a", 1);
     first.seal().unwrap();
     let sent = first.oldest().unwrap().unwrap();
-    first.served(usage("/a", 10));
+    first.serve("/a", 10);
     drop(first);
     // Sent, not acknowledged, killed: the same number is the same content.
     let second = spool(folder.path());
@@ -48,7 +56,7 @@ fn numbers_go_on_where_they_stopped_and_content_stays() {
     drop(second);
     // Everything acknowledged, killed: the count is still there.
     let third = spool(folder.path());
-    third.served(usage("/a", 100));
+    third.serve("/a", 100);
     assert_eq!(drain(&third), [(3, 100)]);
 }
 
@@ -56,12 +64,12 @@ fn numbers_go_on_where_they_stopped_and_content_stays() {
 fn a_kill_in_the_middle_of_sealing_loses_and_repeats_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let first = spool(folder.path());
-    first.served(usage("/a", 1));
+    first.serve("/a", 1);
     drop(first);
     // As far as `seal` gets before it renames.
     fs::write(open_path(folder.path(), 2), b"").unwrap();
     let second = spool(folder.path());
-    second.served(usage("/a", 10));
+    second.serve("/a", 10);
     assert_eq!(drain(&second), [(1, 1), (2, 10)]);
 }
 
@@ -90,8 +98,8 @@ async fn a_full_spool_refuses_receipts_and_keeps_taking_readers() {
     let end = CancellationToken::new();
     let running = tokio::spawn(spool.clone().run(end.clone()));
     spool.received(vec![receipt(1, 1)]).await.unwrap();
-    spool.served(usage("/a", 100));
-    spool.served(usage("/a", 10));
+    spool.serve("/a", 100);
+    spool.serve("/a", 10);
     assert!(matches!(spool.received(vec![receipt(2, 1)]).await, Err(SpoolError::Full)));
     end.cancel();
     running.await.unwrap();
@@ -124,13 +132,13 @@ fn a_spool_that_was_lost_continues_the_old_count() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(folder.path());
     for bytes in [1, 10] {
-        spool.served(usage("/a", bytes));
+        spool.serve("/a", bytes);
         spool.seal().unwrap();
     }
-    spool.served(usage("/a", 100));
+    spool.serve("/a", 100);
     spool.continue_after(57).unwrap();
     assert_eq!(drain(&spool), [(58, 1), (59, 10), (60, 100)]);
-    spool.served(usage("/a", 1000));
+    spool.serve("/a", 1000);
     spool.seal().unwrap();
     spool.continue_after(4).unwrap();
     assert_eq!(drain(&spool), [(5, 1000)]);
@@ -142,7 +150,7 @@ async fn answers_of_the_control_plane() {
     let spool = Arc::new(spool(folder.path()));
     let settle = |number, ack| send::settle(&spool, number, ack);
     for bytes in [1, 10] {
-        spool.served(usage("/a", bytes));
+        spool.serve("/a", bytes);
         spool.seal().unwrap();
     }
     assert!(settle(1, Err(tonic::Status::unavailable("away"))).await.is_err());
@@ -178,10 +186,10 @@ impl InTheWay {
 /// A spool whose first segment could not be sealed, with usage behind it, and what is in the way.
 fn unsealed(folder: &Path) -> (Spool, InTheWay) {
     let first = spool(folder);
-    first.served(usage("/a", 1));
+    first.serve("/a", 1);
     let obstacle = InTheWay::of(sealed_path(folder, 1));
     first.seal().unwrap();
-    first.served(usage("/a", 10));
+    first.serve("/a", 10);
     first.seal().unwrap();
     (first, obstacle)
 }
@@ -192,7 +200,7 @@ fn a_segment_that_cannot_be_sealed_holds_up_those_behind_it() {
     let (first, obstacle) = unsealed(folder.path());
     assert_eq!(first.oldest().unwrap(), None);
     assert!(first.continue_after(7).is_err(), "its number is not settled");
-    first.served(usage("/a", 100));
+    first.serve("/a", 100);
     assert!(first.bytes() > 0);
     obstacle.remove();
     first.seal().unwrap();
@@ -213,12 +221,12 @@ fn a_segment_that_could_not_be_sealed_is_found_at_the_next_start() {
 fn after_a_failed_fsync_the_order_stays_and_no_receipt_counts_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(folder.path());
-    spool.served(usage("/a", 1));
+    spool.serve("/a", 1);
     // Takes writes and refuses fsync.
     let null = Arc::new(OpenOptions::new().write(true).open("/dev/null").unwrap());
     let real = std::mem::replace(&mut spool.lock().open.file, null);
     assert!(spool.seal().is_err());
-    spool.served(usage("/a", 10));
+    spool.serve("/a", 10);
     assert!(spool.seal().is_err() && spool.sync().is_err());
     assert_eq!(spool.oldest().unwrap(), None);
     spool.lock().ended.as_mut().unwrap().file = real;
@@ -232,7 +240,7 @@ fn a_batch_that_cannot_be_removed_is_not_overtaken() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(folder.path());
     for bytes in [1, 10] {
-        spool.served(usage("/a", bytes));
+        spool.serve("/a", bytes);
         spool.seal().unwrap();
     }
     let obstacle = InTheWay::of(sealed_path(folder.path(), 1));
@@ -248,10 +256,10 @@ fn numbering_anew_goes_on_where_it_failed() {
         let spool = spool(folder.path());
         let before = spool.lock().open.number;
         for bytes in [1, 10] {
-            spool.served(usage("/a", bytes));
+            spool.serve("/a", bytes);
             spool.seal().unwrap();
         }
-        spool.served(usage("/a", 100));
+        spool.serve("/a", 100);
         let obstacle = InTheWay::of(sealed_path(folder.path(), last + if last > before { 1 } else { 2 }));
         assert!(spool.continue_after(last).is_err());
         obstacle.remove();
@@ -273,7 +281,7 @@ fn every_cut_leaves_the_whole_records_before_it() {
         fs::write(open_path(folder.path(), 1), &bytes[..cut]).unwrap();
         let spool = spool(folder.path());
         let whole = ends.iter().filter(|end| **end <= cut && **end > 0).count();
-        spool.served(usage("/new", 7));
+        spool.serve("/new", 7);
         spool.seal().unwrap();
         let batch = spool.oldest().unwrap().unwrap();
         let requests: u64 = batch.served.iter().map(|served| served.requests).sum();

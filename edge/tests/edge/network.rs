@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tower::ServiceExt;
 use umbel_content::{ChunkIndex, ChunkLayout, ChunkName, ContentKey, Draft, ObjectPath, SigningKey, VersionId, seal};
-use umbel_edge::{Config, Edge, Identity, Limits};
+use umbel_edge::{AccessLogFormat, Config, Edge, Identity, Limits};
 use umbel_service::{
     config::Said,
     installation::Installation,
@@ -339,6 +339,8 @@ impl Network {
             relay_quic_listen: any,
             ops_listen: any,
             addresses: Addresses::default(),
+            access_log: None,
+            access_log_format: AccessLogFormat::default(),
             limits,
             rules: Rules::default(),
             certificates: None,

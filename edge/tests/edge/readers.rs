@@ -638,3 +638,41 @@ async fn an_edge_that_was_removed_gets_nothing_more() {
     assert_eq!(get(&client, &url, &[]).await.status(), StatusCode::FORBIDDEN);
     edge.stop().await;
 }
+
+#[tokio::test]
+async fn requests_are_in_the_access_log() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let path = state.path().join("access.log");
+    let edge = network
+        .edge_with("e1", state.path(), |config| {
+            config.access_log = Some(path.to_str().unwrap().parse().unwrap());
+        })
+        .await;
+    network.origin.put(SITE, "/big", &content(BIG), &[]);
+    let client = network.client(&edge, true);
+    for url in ["https://docs.test/big?umbel_grant=secret", "https://docs.test/none", "https://docs.test/big"] {
+        get(&client, url, &[("user-agent", "a \"test\"")]).await.bytes().await.unwrap();
+    }
+    client.head("https://docs.test/big").send().await.unwrap();
+    drop(client);
+    edge.stop().await;
+    let lines: Vec<serde_json::Value> =
+        std::fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            (line["method"].as_str().unwrap(), line["target"].as_str().unwrap(), line["status"].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [("GET", "/big?umbel_grant=-", 200), ("GET", "/none", 404), ("GET", "/big", 200), ("HEAD", "/big", 200)]
+    );
+    let bytes: Vec<_> = [0, 2, 3].map(|index: usize| lines[index]["bytes"].as_u64().unwrap()).into();
+    assert_eq!(bytes, [BIG as u64, BIG as u64, 0]);
+    for line in &lines[..3] {
+        assert_eq!((&line["user_agent"], &line["tls"]), (&"a \"test\"".into(), &"TLSv1.3".into()), "{line}");
+        assert_eq!((&line["client"], &line["protocol"]), (&"127.0.0.1".into(), &"HTTP/2.0".into()), "{line}");
+    }
+    assert_eq!((&lines[0]["cache"], &lines[2]["cache"]), (&"uri-miss".into(), &"hit".into()));
+}

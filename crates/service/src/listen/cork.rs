@@ -1,0 +1,182 @@
+//! Gathers what a connection writes in one turn, so that it leaves together: many small answers over HTTP/2 would otherwise be a
+//! TLS record and a system call each.
+//!
+//! The protocol's half ([`Corked`]) writes and flushes as it likes; bytes leave when there are many, or when the connection's
+//! task ends its turn and calls [`Cork::release`]. Over TLS they wait encrypted in the session, which has a bound.
+
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
+
+/// Over plain TCP, more than this in one write is not copied to leave with others.
+const GATHERED: usize = 16 * 1024;
+
+/// A connection as a server has it.
+#[derive(Debug)]
+pub(super) enum Transport {
+    Plain(TcpStream, Vec<u8>),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What the protocol reads from and writes to.
+#[derive(Debug)]
+pub(super) struct Corked(Arc<Mutex<State>>);
+
+/// The other half, which lets bytes go.
+#[derive(Debug)]
+pub(super) struct Cork(Arc<Mutex<State>>);
+
+struct State {
+    transport: Transport,
+    /// Called before anything leaves.
+    before: Before,
+    /// Nobody ends turns any more: a flush is one again.
+    open: bool,
+    /// Something was written and not flushed.
+    waiting: bool,
+}
+
+/// What is to be done before anything leaves.
+pub(super) type Before = Box<dyn Fn() + Send + Sync>;
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("open", &self.open).field("waiting", &self.waiting).finish_non_exhaustive()
+    }
+}
+
+/// Both halves of a connection.
+pub(super) fn corked(transport: Transport, before: Before) -> (Corked, Cork) {
+    let state = Arc::new(Mutex::new(State { transport, before, open: false, waiting: false }));
+    (Corked(state.clone()), Cork(state))
+}
+
+impl Cork {
+    /// Lets go what was written so far. While the socket takes no more, the task is woken when it does; an error is seen by
+    /// the protocol, at its next write.
+    pub(super) fn release(&self, cx: &mut Context<'_>) {
+        let mut state = lock(&self.0);
+        if state.waiting && state.poll_release(cx).is_ready() {
+            state.waiting = false;
+        }
+    }
+
+    /// From now on every flush is one: the protocol has ended and somebody else has the connection.
+    pub(super) fn remove(&self) {
+        lock(&self.0).open = true;
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// Takes some of `bufs`.
+    fn poll_take(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.waiting = true;
+        let Self { transport, before, .. } = self;
+        match transport {
+            Transport::Plain(tcp, gathered) => {
+                let length: usize = bufs.iter().map(|buf| buf.len()).sum();
+                if gathered.len() + length <= GATHERED {
+                    bufs.iter().for_each(|buf| gathered.extend_from_slice(buf));
+                    return Poll::Ready(Ok(length));
+                }
+                before();
+                ready!(poll_send(tcp, gathered, cx))?;
+                Pin::new(tcp).poll_write_vectored(cx, bufs)
+            }
+            Transport::Tls(tls) => loop {
+                let taken = io::Write::write_vectored(&mut tls.get_mut().1.writer(), bufs)?;
+                if taken > 0 || bufs.iter().all(|buf| buf.is_empty()) {
+                    return Poll::Ready(Ok(taken));
+                }
+                // As much is waiting as the session keeps.
+                before();
+                ready!(Pin::new(&mut **tls).poll_flush(cx))?;
+            },
+        }
+    }
+
+    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (self.before)();
+        match &mut self.transport {
+            Transport::Plain(tcp, gathered) => poll_send(tcp, gathered, cx),
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (self.before)();
+        match &mut self.transport {
+            Transport::Plain(tcp, gathered) => {
+                ready!(poll_send(tcp, gathered, cx))?;
+                Pin::new(tcp).poll_shutdown(cx)
+            }
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+        }
+    }
+}
+
+/// All that was gathered, which takes no memory afterwards.
+fn poll_send(tcp: &mut TcpStream, gathered: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    while !gathered.is_empty() {
+        let sent = ready!(Pin::new(&mut *tcp).poll_write(cx, gathered))?;
+        if sent == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        gathered.drain(..sent);
+    }
+    *gathered = Vec::new();
+    Poll::Ready(Ok(()))
+}
+
+impl AsyncRead for Corked {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut lock(&self.0).transport {
+            Transport::Plain(tcp, _) => Pin::new(tcp).poll_read(cx, buf),
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Corked {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        lock(&self.0).poll_take(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.0);
+        if !state.open {
+            return Poll::Ready(Ok(()));
+        }
+        state.poll_release(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        lock(&self.0).poll_end(cx)
+    }
+}
