@@ -41,7 +41,7 @@ impl<A: Ask> SharedCache<A> {
     /// fields that are still to be put into the request for whoever is asked; where they decide which response it is, this
     /// finds none. None: [`SharedCache::answer`] finds out.
     pub async fn fresh(&self, site_id: &str, request: &Parts, said: &[HeaderName]) -> Option<(Planned, CacheStatus)> {
-        let all = self.shelves.get(&Key::of(site_id, &request.uri));
+        let all = self.good(site_id, &request.uri, &Key::of(site_id, &request.uri));
         if all.is_empty() || all.iter().any(|variant| variant.stored().varies_on(said)) {
             return None;
         }
