@@ -125,6 +125,7 @@ impl Row {
             peers: self.peers,
             trust_domains: self.trust_domains,
             carriers: carriers.map(|carrier| carrier.on_wire().into()).collect(),
+            share_above: 0,
         };
         control::Site {
             id: self.id.to_string(),

@@ -161,6 +161,12 @@ fn told(error: GrantError) -> &'static str {
     }
 }
 
+/// A query without the grant in it.
+pub(crate) fn without_grant(query: &str) -> String {
+    let rest = query.split('&').filter(|pair| pair.split_once('=').is_none_or(|(name, _)| name != "umbel_grant"));
+    rest.collect::<Vec<_>>().join("&")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -67,6 +67,9 @@ pub(crate) enum LookupError {
     /// No origin answered, and nothing is known from before.
     #[error("no origin answers")]
     Unavailable,
+    /// It is of a site that is pulled, and to be had over HTTPS alone.
+    #[error("this is not shared, or not yet: ask for it over HTTPS")]
+    Unshared,
     /// What the origin sent is not what it must be.
     #[error("the origin's answer is not valid: {0}")]
     Invalid(#[from] InvalidAnswer),
@@ -186,7 +189,7 @@ impl Lookup {
     pub(crate) async fn current(self: &Arc<Self>, site: &Site, path: &ObjectPath) -> Outcome {
         let key = (site.id.clone(), path.as_str().to_owned());
         let answer = self.last(&key).await;
-        let good = answer.as_ref().map_or(Use::Over, |answer| self.good_for(&key, answer));
+        let good = answer.as_ref().map_or(Use::Over, |answer| self.good_for(site, &key, answer));
         if let (Use::Fresh, Some(answer)) = (good, answer.clone()) {
             return answer.version.ok_or(LookupError::Absent);
         }
@@ -201,12 +204,13 @@ impl Lookup {
     }
 
     /// A version from before, however old, is good while somebody is asked, if nobody is expected to answer.
-    fn good_for(&self, key: &Key, answer: &Answer) -> Use {
+    fn good_for(&self, site: &Site, key: &Key, answer: &Answer) -> Use {
         let good = match self.standing(key, answer.version.as_deref(), answer.epoch) {
             Standing::Good => answer.use_at(Instant::now()),
             Standing::Stale | Standing::Gone => Use::Over,
         };
-        if good == Use::Over && answer.version.is_some() && !self.fleet.has_origin() { Use::WhileAsking } else { good }
+        let alone = may_stand(site) && answer.version.is_some() && !self.fleet.has_origin();
+        if good == Use::Over && alone { Use::WhileAsking } else { good }
     }
 
     /// This version of `path`, current or not, as long as the origin keeps it.
@@ -261,7 +265,7 @@ impl Lookup {
     /// that is there, if it is still good for that.
     async fn refresh(self: Arc<Self>, site: Site, path: ObjectPath, key: Key) -> Outcome {
         if let Some(answer) = self.last(&key).await {
-            match self.good_for(&key, &answer) {
+            match self.good_for(&site, &key, &answer) {
                 Use::Fresh => return answer.version.ok_or(LookupError::Absent),
                 Use::WhileAsking => self.current.insert(key.clone(), answer.while_asking()).await,
                 Use::Over => {}
@@ -275,7 +279,9 @@ impl Lookup {
         let known = match self.last(&key).await {
             Some(Answer { version, epoch, .. }) => version.map(|version| Dated { version, epoch }),
             None => match self.remembered(&site, &path, &key).await {
-                Some((dated, _)) if !self.fleet.has_origin() => return self.stands_for(STALE_FOR, key, dated).await,
+                Some((dated, _)) if may_stand(&site) && !self.fleet.has_origin() => {
+                    return self.stands_for(STALE_FOR, key, dated).await;
+                }
                 remembered => remembered.map(|(dated, _)| dated),
             },
         };
@@ -287,11 +293,12 @@ impl Lookup {
                 if before < epoch {
                     self.table.keep(key.clone(), version.clone(), epoch);
                 }
-                self.stands_for(ttl(&site), key, Dated { version, epoch }).await
+                self.stands_as(&site, &reply, key, Dated { version, epoch }).await
             }
             (Ok(reply), _) => self.found(&site, &path, key, reply, epoch).await,
             (Err(status), _) if status.code() == Code::NotFound => self.absent(&site, key, epoch).await,
-            (Err(status), Some(dated)) if self.stands(&key, &dated) => {
+            (Err(status), _) if status.code() == Code::FailedPrecondition => Err(LookupError::Unshared),
+            (Err(status), Some(dated)) if may_stand(&site) && self.stands(&key, &dated) => {
                 debug!(site = site.name, %path, %status, "no origin answers, the last version stands");
                 self.stands_for(STALE_FOR, key, dated).await
             }
@@ -313,11 +320,21 @@ impl Lookup {
     }
 
     async fn found(&self, site: &Site, path: &ObjectPath, key: Key, reply: ResolveReply, epoch: u64) -> Outcome {
-        let version = Version::check(site, path, reply.manifest, &reply.content_key)
+        let version = Version::check(site, path, reply.manifest.clone(), &reply.content_key)
             .inspect_err(|error| warn!(site = site.name, %path, %error, "refused what the origin sent"))?;
         let version = Arc::new(version);
         self.table.keep(key.clone(), version.clone(), epoch);
-        self.stands_for(ttl(site), key, Dated { version, epoch }).await
+        self.stands_as(site, &reply, key, Dated { version, epoch }).await
+    }
+
+    /// As long as the origin's answer and the site's policy say.
+    async fn stands_as(&self, site: &Site, reply: &ResolveReply, key: Key, dated: Dated) -> Outcome {
+        if site.pull.is_none() {
+            return self.stands_for(ttl(site), key, dated).await;
+        }
+        let life = ttl(site).min(Duration::from_millis(reply.fresh_ms));
+        self.current.insert(key, Answer::pulled(dated.version.clone(), life, dated.epoch)).await;
+        Ok(dated.version)
     }
 
     async fn absent(&self, site: &Site, key: Key, epoch: u64) -> Outcome {
@@ -387,6 +404,11 @@ fn is_origins_fault(status: &Status) -> bool {
 
 fn failure(status: &Status) -> LookupError {
     if status.code() == Code::NotFound { LookupError::Absent } else { LookupError::Unavailable }
+}
+
+/// Whether the last answer stands while no origin answers. Of what is pulled, HTTP's rules decide, which the origin applies.
+fn may_stand(site: &Site) -> bool {
+    site.pull.is_none()
 }
 
 fn ttl(site: &Site) -> Duration {

@@ -167,7 +167,7 @@ fn bad_path(error: &PathError) -> Response<Body> {
 fn no_version(error: &LookupError) -> Response<Body> {
     let status = match error {
         LookupError::Absent => StatusCode::NOT_FOUND,
-        LookupError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        LookupError::Unavailable | LookupError::Unshared => StatusCode::SERVICE_UNAVAILABLE,
         LookupError::Invalid(_) => StatusCode::BAD_GATEWAY,
     };
     refusal(status, &error.to_string())

@@ -28,7 +28,7 @@ use umbel_wire::{
 
 use crate::{
     meter::{Meter, Operation, Outcome},
-    pull::{self, Pull},
+    pull::{self, Current, NoVersion, Pull},
     record::Record,
     site::Site,
     store::{Store, StoreError, found},
@@ -45,6 +45,7 @@ const READS: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct Edges {
     store: Store,
+    pull: Pull,
     installation: watch::Receiver<Arc<Installation>>,
     meter: Meter,
     layouts: Cache<(String, VersionId), ChunkLayout>,
@@ -52,9 +53,14 @@ pub(crate) struct Edges {
 }
 
 impl Edges {
-    pub(crate) fn new(store: Store, installation: watch::Receiver<Arc<Installation>>, meter: Meter) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        pull: Pull,
+        installation: watch::Receiver<Arc<Installation>>,
+        meter: Meter,
+    ) -> Self {
         let layouts = Cache::builder().max_capacity(LAYOUTS).time_to_idle(LAYOUT_LIFE).build();
-        Self { store, installation, meter, layouts, reads: Arc::new(Semaphore::new(READS)) }
+        Self { store, pull, installation, meter, layouts, reads: Arc::new(Semaphore::new(READS)) }
     }
 
     /// All of it, for the listener that asks for certificates.
@@ -77,6 +83,9 @@ impl Edges {
         let site = self.site(&request.site_id).ok_or_else(|| Status::not_found("no such site"))?;
         let path =
             ObjectPath::from_decoded(&request.path).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if request.version_id.is_empty() && self.pull.knows(&request.site_id) {
+            return self.pulled(&site, &path, &request.known_version_id).await;
+        }
         if request.version_id.is_empty() {
             return self.current(&site, path.key(), &request.known_version_id).await;
         }
@@ -88,6 +97,23 @@ impl Edges {
         } else {
             Err(Status::not_found("not a version of this object"))
         }
+    }
+
+    /// Of a site that is pulled, an object is what the provider's server has.
+    async fn pulled(&self, site: &Site, path: &ObjectPath, known: &Bytes) -> Result<ResolveReply, Status> {
+        for _ in 0..2 {
+            let Current { version, fresh } = self.pull.current(&site.id, path).await.map_err(no_version)?;
+            let fresh_ms = u64::try_from(fresh.as_millis()).unwrap_or(u64::MAX);
+            match found(self.store.version(&site.id, &version).await).map_err(status)? {
+                Some(_) if version.as_bytes().as_slice() == known.as_ref() => {
+                    return Ok(ResolveReply { unchanged: true, fresh_ms, ..ResolveReply::default() });
+                }
+                Some(record) => return Ok(ResolveReply { fresh_ms, ..reply(site, record)? }),
+                // It was swept: it had expired long ago, and was confirmed since.
+                None => self.pull.forget(&site.id, path),
+            }
+        }
+        Err(no_version(NoVersion::Unshared))
     }
 
     async fn current(&self, site: &Site, key: &str, known: &Bytes) -> Result<ResolveReply, Status> {
@@ -120,11 +146,20 @@ impl Edges {
     }
 }
 
+fn no_version(error: NoVersion) -> Status {
+    match error {
+        NoVersion::Absent => Status::not_found(error.to_string()),
+        NoVersion::Unshared => Status::failed_precondition(error.to_string()),
+        NoVersion::Unavailable => Status::unavailable(error.to_string()),
+    }
+}
+
 fn reply(site: &Site, record: Record) -> Result<ResolveReply, Status> {
     let version = record.head.version().map_err(|error| Status::data_loss(error.to_string()))?;
     let key = site.unwrap(&version, &record.head.wrapped_key).map_err(|error| Status::data_loss(error.to_string()))?;
     Ok(ResolveReply {
         unchanged: false,
+        fresh_ms: 0,
         manifest: Some(record.manifest.to_proto()),
         content_key: key.as_bytes().to_vec().into(),
     })
@@ -148,7 +183,7 @@ fn status(error: StoreError) -> Status {
 }
 
 fn outcome(code: tonic::Code) -> Outcome {
-    if matches!(code, tonic::Code::NotFound | tonic::Code::InvalidArgument) {
+    if matches!(code, tonic::Code::NotFound | tonic::Code::InvalidArgument | tonic::Code::FailedPrecondition) {
         Outcome::Refused
     } else {
         Outcome::Failed

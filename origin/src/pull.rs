@@ -7,6 +7,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -19,20 +20,23 @@ use futures::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
+use umbel_content::{ObjectPath, VersionId};
 use umbel_http_cache::{CacheStatus, Policy};
 use umbel_service::{files, installation::Installation, passing};
-use umbel_shared_cache::{Answered, Failed, Place, Planned, SharedCache, Shelves, pieces};
+use umbel_shared_cache::{Answered, Failed, Key, Place, Planned, Segment, SharedCache, Shelves, pieces};
 
-use self::{client::PullClient, forward::Forward, guard::Guard, provider::Providers};
+use self::{client::PullClient, forward::Forward, guard::Guard, provider::Providers, versions::Versions};
+use crate::version::Shelf;
 
 mod client;
 mod forward;
 mod guard;
 mod provider;
 mod upstreams;
+mod versions;
 
 /// Says which site's server is meant. It goes no further.
 pub(crate) const SITE_HEADER: HeaderName = HeaderName::from_static("umbel-site");
@@ -75,13 +79,21 @@ impl Pull {
     /// Questions are asked in tasks of `tasks`, until `end`.
     pub(crate) async fn open(
         settings: &PullSettings,
+        shelf: &Shelf,
         installation: watch::Receiver<Arc<Installation>>,
         (tasks, end): (TaskTracker, CancellationToken),
     ) -> anyhow::Result<Self> {
         let client = PullClient::new(Guard::new(settings.networks.clone()), settings.roots.as_deref())?;
-        let providers = Providers::new(installation.clone(), Forward::new(client, tasks.clone(), end.clone()));
+        let versions = Versions::new(shelf, installation.clone(), (tasks.clone(), end.clone()));
+        let forward = Forward::new(client, tasks.clone(), end.clone());
+        let providers = Providers::new(installation.clone(), forward, versions);
         let cache = open_cache(&settings.folder, settings, providers.clone(), (tasks, end)).await?;
         Ok(Self { installation, providers, cache })
+    }
+
+    /// Whether this site is pulled.
+    pub(crate) fn knows(&self, site_id: &str) -> bool {
+        self.providers.knows(site_id)
     }
 
     /// Answers an edge.
@@ -129,6 +141,34 @@ impl Pull {
         }
     }
 
+    /// The version of an object that is current: if what is stored is fresh, its own; else what comes of asking the provider.
+    pub(crate) async fn current(&self, site_id: &str, path: &ObjectPath) -> Result<Current, NoVersion> {
+        let (mut asked, ()) = Request::new(()).into_parts();
+        asked.uri = versions::target(path).ok_or(NoVersion::Unshared)?;
+        self.cache.apply(&self.installation.borrow().purges);
+        let (planned, status) = match self.cache.answer(site_id, Arc::new(asked)).await {
+            Answered::Stored(planned, status) => (planned, status),
+            Answered::Unshared(response, _) if is_gone(response.status()) => return Err(NoVersion::Absent),
+            Answered::Unshared(..) => return Err(NoVersion::Unshared),
+            Answered::Failed(..) => return Err(NoVersion::Unavailable),
+        };
+        if is_gone(planned.status) {
+            return Err(NoVersion::Absent);
+        }
+        let [Segment::Stored(body, _)] = planned.segments.as_slice() else { return Err(NoVersion::Unshared) };
+        let place = timeout(versions::PATIENCE, body.elsewhere()).await.ok().flatten().ok_or(NoVersion::Unshared)?;
+        let version = place.name().parse().map_err(|_| NoVersion::Unshared)?;
+        let fresh = Duration::from_secs(status.ttl.and_then(|ttl| u64::try_from(ttl).ok()).unwrap_or(0));
+        Ok(Current { version, fresh })
+    }
+
+    /// Forgets what is stored of an object.
+    pub(crate) fn forget(&self, site_id: &str, path: &ObjectPath) {
+        if let Some(target) = versions::target(path) {
+            self.cache.shelves().remove(&Key::of(site_id, &target));
+        }
+    }
+
     /// Changes something, or is nothing that a cache understands.
     async fn pass(&self, site_id: &str, request: Request) -> Response {
         let asked = head_of(&request);
@@ -156,6 +196,29 @@ async fn open_cache(
     // Edges serve what is stale while they validate it. If the origin did so as well, it would tell them that it still holds.
     let place = Place { name: NAME, policy: Policy::default(), serves_while_revalidating: false };
     Ok(SharedCache::new(place, Shelves::new(responses), pieces, providers, ends))
+}
+
+/// A version of something that is pulled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Current {
+    pub(crate) version: VersionId,
+    /// How long it need not be asked for again.
+    pub(crate) fresh: Duration,
+}
+
+/// Why there is no version of something that is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoVersion {
+    #[error("the provider's server has no such object")]
+    Absent,
+    #[error("this is not shared, or not yet: ask for it over HTTPS")]
+    Unshared,
+    #[error("the provider's server does not answer")]
+    Unavailable,
+}
+
+fn is_gone(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
 /// Method, target and fields, without what belongs to the connection.

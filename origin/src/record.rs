@@ -7,6 +7,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use umbel_content::{ChunkLayout, SignedManifest, VersionId};
 
+use crate::store::now_ms;
+
 /// First bytes of every record; the digit is the format's number.
 const MAGIC: &[u8; 8] = b"UMBELR1\n";
 
@@ -15,6 +17,9 @@ pub(crate) const HEAD_READ: u64 = 4 * 1024;
 
 /// Longest head that is believed.
 const MAX_HEAD: usize = 64 * 1024;
+
+/// A day.
+const LOOK_AGAIN_MS: u64 = 24 * 3600 * 1000;
 
 /// What S3 clients ask of an object, and what finds and opens its chunks.
 #[derive(Clone, PartialEq, Message)]
@@ -48,6 +53,9 @@ pub(crate) struct Head {
     /// S3's user metadata.
     #[prost(btree_map = "string, string", tag = "10")]
     pub(crate) metadata: BTreeMap<String, String>,
+    /// Of what was pulled: until when it was fresh when it came, in milliseconds since the Unix epoch. 0: it was uploaded.
+    #[prost(uint64, tag = "11")]
+    pub(crate) expires_ms: u64,
 }
 
 /// A head and its manifest.
@@ -101,6 +109,12 @@ impl Head {
             return Ok(Beginning::Needs(end));
         }
         Self::decode(bytes.slice(start..end)).map(|head| Beginning::Whole(Box::new(head), end)).map_err(|_| BadRecord)
+    }
+
+    /// When the sweep should look at a version that was pulled: when it has expired, and not in a year if that is in a year, as
+    /// it may be replaced before.
+    pub(crate) fn next_look(&self) -> u64 {
+        self.expires_ms.min(now_ms().saturating_add(LOOK_AGAIN_MS))
     }
 
     /// The version's id.

@@ -138,10 +138,11 @@ impl Origin {
             pulls: TaskTracker::new(),
             pulls_end: CancellationToken::new(),
         };
-        let s3_app = s3::app(Shelf::new(store.clone()), installation.clone(), meter.clone());
+        let shelf = Shelf::new(store.clone());
+        let s3_app = s3::app(shelf.clone(), installation.clone(), meter.clone());
         let pulls = (origin.pulls.clone(), origin.pulls_end.clone());
-        let pull = Pull::open(&pull_settings(config), installation.clone(), pulls).await?;
-        let edges_app = Edges::new(store.clone(), installation.clone(), meter.clone()).app(pull);
+        let pull = Pull::open(&pull_settings(config), &shelf, installation.clone(), pulls).await?;
+        let edges_app = Edges::new(store.clone(), pull.clone(), installation.clone(), meter.clone()).app(pull);
         origin.serve(s3_listener, s3_app, &shutdown);
         origin.serve(internal_listener, edges_app, &shutdown);
         origin.serve(ops_listener, ops.app(), &shutdown);

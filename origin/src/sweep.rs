@@ -20,7 +20,8 @@ use umbel_service::installation::Installation;
 
 use crate::{
     meter::Meter,
-    store::{Store, StoreError, found, now_ms},
+    record::Head,
+    store::{Condition, Store, StoreError, found, now_ms},
     uploads,
 };
 
@@ -114,10 +115,18 @@ impl Sweep {
     }
 
     async fn settle(&self, site: &str, version: &VersionId, marks: &[Path]) -> Result<(), StoreError> {
-        if !self.is_current(site, version).await? {
-            self.store.delete_version(site, version).await?;
-            self.meter.swept.inc();
-            info!(site, %version, "removed a replaced version");
+        match self.current(site, version).await? {
+            None => {
+                self.store.delete_version(site, version).await?;
+                self.meter.swept.inc();
+                info!(site, %version, "removed a replaced version");
+            }
+            Some(head) if head.expires_ms == 0 => {}
+            // Its version is marked with it, and goes like one that was replaced.
+            Some(head) if head.expires_ms.saturating_add(millis(self.keep.replaced)) <= now_ms() => {
+                found(self.store.remove(site, &head.key, &Condition::Etag(head.etag)).await)?;
+            }
+            Some(head) => self.store.mark(site, version, head.next_look()).await?,
         }
         for mark in marks {
             self.store.delete(mark).await?;
@@ -125,10 +134,11 @@ impl Sweep {
         Ok(())
     }
 
-    async fn is_current(&self, site: &str, version: &VersionId) -> Result<bool, StoreError> {
-        let Some(head) = found(self.store.version_head(site, version).await)? else { return Ok(false) };
+    /// The head of its object, if the version is current.
+    async fn current(&self, site: &str, version: &VersionId) -> Result<Option<Head>, StoreError> {
+        let Some(head) = found(self.store.version_head(site, version).await)? else { return Ok(None) };
         let current = found(self.store.head(site, &head.key).await)?;
-        Ok(current.is_some_and(|current| current.version_id == head.version_id))
+        Ok(current.filter(|current| current.version_id == head.version_id))
     }
 
     async fn uploads(&self, site: &str) -> Result<(), StoreError> {

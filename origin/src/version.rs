@@ -61,12 +61,14 @@ pub(crate) struct Terms {
     pub(crate) trailers: Option<s3s::TrailingHeaders>,
     /// The ETag, where it is not the body's MD5.
     pub(crate) etag: Option<String>,
+    /// See [`Head::expires_ms`].
+    pub(crate) expires_ms: u64,
 }
 
 impl Terms {
     /// No checks; `etag` if it is not the MD5.
     pub(crate) fn plain(condition: Condition, etag: Option<String>) -> Self {
-        Self { condition, expected: Expected::default(), trailers: None, etag }
+        Self { condition, expected: Expected::default(), trailers: None, etag, expires_ms: 0 }
     }
 
     /// What is expected, now that the body has ended.
@@ -103,7 +105,12 @@ struct Sealed {
 
 impl Shelf {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, turns: Arc::new(Semaphore::new(UPLOADS)) }
+        Self::for_at_once(store, UPLOADS)
+    }
+
+    /// One that takes in no more than so many bodies at once.
+    pub(crate) fn for_at_once(store: Store, bodies: usize) -> Self {
+        Self { store, turns: Arc::new(Semaphore::new(bodies)) }
     }
 
     /// The right to take a body in; waits for it a while.
@@ -136,7 +143,7 @@ impl Shelf {
             Ok(work) => finish(work, version, key, layout, body.taken(), &mut terms),
             Err(error) => Err(error),
         };
-        let record = match sealed.and_then(|sealed| record(site, label, sealed)) {
+        let record = match sealed.and_then(|sealed| record(site, label, sealed, terms.expires_ms)) {
             Ok(record) => record,
             Err(error) => {
                 writer.abort().await;
@@ -234,7 +241,7 @@ fn finish(
     Ok(Sealed { version, key, layout, names: work.seal.names, etag })
 }
 
-fn record(site: &Site, label: Label, sealed: Sealed) -> Result<Record, IntakeError> {
+fn record(site: &Site, label: Label, sealed: Sealed, expires_ms: u64) -> Result<Record, IntakeError> {
     let modified_ms = now_ms();
     let head = Head {
         version_id: sealed.version.as_bytes().to_vec().into(),
@@ -247,6 +254,7 @@ fn record(site: &Site, label: Label, sealed: Sealed) -> Result<Record, IntakeErr
         media_type: label.media_type.clone(),
         fields: label.fields.clone(),
         metadata: label.metadata,
+        expires_ms,
     };
     let draft = Draft {
         site: site.name.clone(),

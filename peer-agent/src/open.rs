@@ -94,10 +94,11 @@ impl Target {
         Ok(Self { url, host, path, grant })
     }
 
-    /// Whether an object of this path is what was asked for: a folder's is its index.
+    /// Whether an object of this path is what was asked for: a folder's is its index, and what is pulled has its query.
     fn names(&self, path: &ObjectPath) -> bool {
+        let is_folder = self.path.as_str().ends_with('/');
         let rest = path.as_str().strip_prefix(self.path.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || (self.path.as_str().ends_with('/') && !rest.contains('/')))
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('?') || (is_folder && !rest.contains('/')))
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -140,6 +141,7 @@ pub(crate) async fn open(
         host: target.host.clone(),
         path: target.path.to_string(),
         grant: target.grant.clone().unwrap_or_default(),
+        query: target.url.query().unwrap_or_default().to_owned(),
         version_id: pinned.map_or_else(Bytes::new, |manifest| Bytes::copy_from_slice(manifest.version_id().as_bytes())),
         want_inline,
     };

@@ -12,7 +12,11 @@ use std::sync::{
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, watch};
 
-use crate::{key::Key, pieces::Pieces};
+use crate::{
+    elsewhere::{Elsewhere, Keeping, Kept},
+    key::Key,
+    pieces::Pieces,
+};
 
 /// Length of a piece; the last may be shorter.
 const PIECE: usize = 256 * 1024;
@@ -63,8 +67,11 @@ pub struct Body {
     furthest: AtomicU64,
     /// A reader moved or left.
     moved: Notify,
+    /// Where the one is who takes it elsewhere; at the end of all offsets if there is none.
+    behind: AtomicU64,
     /// A piece of it is not in the store any more.
     lost: AtomicBool,
+    kept: watch::Sender<Kept>,
 }
 
 #[derive(Debug, Default)]
@@ -86,8 +93,41 @@ impl Body {
             readers: AtomicUsize::new(0),
             furthest: AtomicU64::new(0),
             moved: Notify::new(),
+            behind: AtomicU64::new(u64::MAX),
             lost: AtomicBool::new(false),
+            kept: watch::Sender::new(Kept::No),
         }
+    }
+
+    /// A body of which everything is elsewhere.
+    pub fn that_is(pieces: Pieces, length: u64, place: Arc<dyn Elsewhere>) -> Self {
+        let body = Self::new(pieces);
+        body.progress.send_replace(Progress { length, end: End::Here });
+        body.tail.lock().unwrap_or_else(PoisonError::into_inner).start = length;
+        body.kept.send_replace(Kept::There(place));
+        body
+    }
+
+    /// Begins to take it elsewhere.
+    pub fn keep_elsewhere(self: &Arc<Self>) -> Keeping {
+        Keeping::new(self.clone())
+    }
+
+    /// Where else it is; waits while it is on its way there.
+    pub async fn elsewhere(&self) -> Option<Arc<dyn Elsewhere>> {
+        // The sender is the body's own and lives as long.
+        self.kept.subscribe().wait_for(|kept| !matches!(kept, Kept::Soon)).await.ok()?.there()
+    }
+
+    pub(crate) fn kept(&self) -> &watch::Sender<Kept> {
+        &self.kept
+    }
+
+    /// Waits until so much of it is there, or it has ended. Whether it is.
+    pub async fn reaches(&self, length: u64) -> bool {
+        let mut progress = self.progress.subscribe();
+        let reached = progress.wait_for(|progress| progress.length >= length || progress.end != End::NotYet).await;
+        reached.is_ok_and(|progress| progress.length >= length && progress.end != End::CutOff)
     }
 
     /// Its length, if all of it is there.
@@ -137,11 +177,19 @@ impl Body {
     async fn keep_pace(&self) {
         loop {
             let moved = self.moved.notified();
-            let ahead = self.progress.borrow().length.saturating_sub(self.furthest.load(Ordering::Acquire));
-            if ahead <= AHEAD || self.readers.load(Ordering::Acquire) == 0 {
+            if self.progress.borrow().length.saturating_sub(self.pace()) <= AHEAD {
                 return;
             }
             moved.await;
+        }
+    }
+
+    /// Where the one is who decides how fast it comes in.
+    fn pace(&self) -> u64 {
+        if self.readers.load(Ordering::Acquire) == 0 {
+            self.behind.load(Ordering::Acquire)
+        } else {
+            self.furthest.load(Ordering::Acquire)
         }
     }
 
@@ -173,13 +221,18 @@ impl Body {
         }
         let within = (offset % PIECE as u64) as usize;
         let found = self.in_store(offset / PIECE as u64).await.filter(|piece| within < piece.len());
-        match found {
-            Some(piece) => Ok(piece.slice(within..)),
-            None => {
-                self.lost.store(true, Ordering::Release);
-                Err(BodyError::Lost)
-            }
+        if let Some(piece) = found {
+            return Ok(piece.slice(within..));
         }
+        let place = self.kept.borrow().there();
+        let found = match place {
+            Some(place) => place.read(offset).await.filter(|bytes| !bytes.is_empty()),
+            None => None,
+        };
+        found.ok_or_else(|| {
+            self.lost.store(true, Ordering::Release);
+            BodyError::Lost
+        })
     }
 
     fn in_short(&self, offset: u64) -> Option<Bytes> {
@@ -218,6 +271,7 @@ pub struct Reader {
     body: Arc<Body>,
     offset: u64,
     progress: watch::Receiver<Progress>,
+    is_behind: bool,
 }
 
 impl Reader {
@@ -226,7 +280,14 @@ impl Reader {
         body.readers.fetch_add(1, Ordering::AcqRel);
         body.furthest.fetch_max(offset, Ordering::AcqRel);
         let progress = body.progress.subscribe();
-        Self { body, offset, progress }
+        Self { body, offset, progress, is_behind: false }
+    }
+
+    /// Begins at the start; nobody waits for it as long as there are others.
+    pub(crate) fn behind(body: Arc<Body>) -> Self {
+        body.behind.store(0, Ordering::Release);
+        let progress = body.progress.subscribe();
+        Self { body, offset: 0, progress, is_behind: true }
     }
 
     /// The next bytes, at most up to `end`; none at the end. Waits for what has not come yet.
@@ -244,7 +305,11 @@ impl Reader {
         let mut bytes = self.body.piece_at(offset).await?;
         bytes.truncate(usize::try_from(end - offset).unwrap_or(usize::MAX));
         self.offset += bytes.len() as u64;
-        self.body.furthest.fetch_max(self.offset, Ordering::AcqRel);
+        if self.is_behind {
+            self.body.behind.store(self.offset, Ordering::Release);
+        } else {
+            self.body.furthest.fetch_max(self.offset, Ordering::AcqRel);
+        }
         self.body.moved.notify_waiters();
         Ok(Some(bytes))
     }
@@ -252,7 +317,11 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.body.readers.fetch_sub(1, Ordering::AcqRel);
+        if self.is_behind {
+            self.body.behind.store(u64::MAX, Ordering::Release);
+        } else {
+            self.body.readers.fetch_sub(1, Ordering::AcqRel);
+        }
         self.body.moved.notify_waiters();
     }
 }
@@ -337,5 +406,59 @@ mod tests {
         assert!(!pump.is_finished() && progress.borrow().length <= AHEAD + PIECE as u64);
         drop(reader);
         pump.await.unwrap();
+    }
+
+    #[derive(Debug)]
+    struct Copy(Vec<u8>);
+
+    impl Elsewhere for Copy {
+        fn name(&self) -> &str {
+            "copy"
+        }
+
+        fn read(&self, offset: u64) -> futures::future::BoxFuture<'static, Option<Bytes>> {
+            let rest = Bytes::copy_from_slice(&self.0[offset as usize..]);
+            Box::pin(async move { Some(rest) })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_elsewhere_is_read_from_there_when_it_is_evicted() {
+        // Memory for hardly anything.
+        let pieces = HybridCacheBuilder::new().memory(PIECE).with_shards(1);
+        let pieces = pieces.with_weighter(|_, bytes: &Bytes| bytes.len()).storage().build().await.unwrap();
+        let (body, text) = (Arc::new(Body::new(pieces.clone())), text(5 * PIECE));
+        let mut keeping = body.keep_elsewhere();
+        for part in text.chunks(PIECE) {
+            body.push(Bytes::copy_from_slice(part)).await;
+            assert_eq!(keeping.next().await.unwrap().unwrap(), part);
+        }
+        body.complete();
+        assert_eq!(keeping.next().await.unwrap(), None);
+        let waiting = tokio::spawn({
+            let body = body.clone();
+            async move { body.elsewhere().await.unwrap().name().to_owned() }
+        });
+        keeping.done(Arc::new(Copy(text.clone())));
+        assert_eq!(waiting.await.unwrap(), "copy");
+        assert_eq!(read(&body, 0, u64::MAX).await.unwrap(), text);
+        assert!(!body.is_lost());
+        let all_there = Arc::new(Body::that_is(pieces.clone(), text.len() as u64, Arc::new(Copy(text.clone()))));
+        assert_eq!(read(&all_there, 7, u64::MAX).await.unwrap(), &text[7..]);
+        let failed = Arc::new(Body::new(pieces));
+        drop(failed.keep_elsewhere());
+        assert!(failed.elsewhere().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_takes_it_elsewhere_sets_the_pace_only_alone() {
+        let body = Arc::new(Body::new(pieces().await));
+        let (reader, keeping) = (Reader::new(body.clone(), 0), body.keep_elsewhere());
+        body.furthest.store(10 * AHEAD, Ordering::Release);
+        assert_eq!(body.pace(), 10 * AHEAD);
+        drop(reader);
+        assert_eq!(body.pace(), 0);
+        drop(keeping);
+        assert_eq!(body.pace(), u64::MAX);
     }
 }

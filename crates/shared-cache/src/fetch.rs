@@ -178,6 +178,7 @@ impl Question {
         note: Note,
     ) -> Answer {
         cache.put(self.key, &sent, variant.clone());
+        cache.ask.storing(&self.site_id, &sent, &variant);
         cache.tasks.spawn(pump(cache.clone(), self.key, variant.clone(), body));
         Answer::Stored(variant, Note { stored: true, ..note })
     }

@@ -15,6 +15,7 @@ use umbel_http_cache::{Policy, Purges, invalidates};
 
 mod answer;
 mod body;
+mod elsewhere;
 mod fetch;
 mod key;
 pub mod pieces;
@@ -25,6 +26,7 @@ mod turn;
 
 pub use answer::Answered;
 pub use body::{Body, BodyError, Reader};
+pub use elsewhere::{Elsewhere, Keeping};
 pub use key::Key;
 pub use pieces::Pieces;
 pub use plan::{Planned, Segment};
@@ -36,6 +38,10 @@ use self::{answer::Same, turn::Turns};
 pub trait Ask: std::fmt::Debug + Send + Sync + 'static {
     /// The answer to a request that has no body and whose URI has a path and nothing before it.
     fn ask(&self, site_id: &str, request: &Parts) -> impl Future<Output = Result<Response<HttpBody>, Failed>> + Send;
+
+    /// A whole response begins to be stored, for a request like this. Who wants its body kept elsewhere too, begins now, with
+    /// [`Body::keep_elsewhere`].
+    fn storing(&self, _site_id: &str, _request: &Parts, _variant: &Variant) {}
 }
 
 /// Why there is no answer.

@@ -51,11 +51,25 @@ pub(super) async fn open(
     let grant = Some(request.grant.as_str()).filter(|grant| !grant.is_empty());
     let access = Access { site: &site.name, path: path.as_str(), method: "GET", client: remote.ip(), now: unix_now() };
     access::check(core, &view, site, &access, grant.into_iter()).map_err(no_access)?;
-    let path = route::object(path).map_err(refused_path)?;
+    let path = match site.pull {
+        Some(_) => with_query(path, &request.query).map_err(refused_path)?,
+        None => route::object(path).map_err(refused_path)?,
+    };
     let version = find(core, site, &path, &request.version_id).await?;
     let inline_chunk = if request.want_inline { inline(core, &version).await } else { Bytes::new() };
     session.opened(version.clone());
     Ok(reply(core, &view, session, site, &version, inline_chunk))
+}
+
+/// The object that a URL of a pulled site means. A path with a question mark of its own has no name there.
+fn with_query(path: ObjectPath, query: &str) -> Result<ObjectPath, PathError> {
+    if path.as_str().contains('?') {
+        return Err(PathError::Encoding);
+    }
+    match access::without_grant(query).as_str() {
+        "" => Ok(path),
+        query => ObjectPath::from_decoded(&format!("{path}?{query}")),
+    }
 }
 
 fn refused_path(error: PathError) -> Status {
@@ -78,6 +92,7 @@ async fn find(core: &Arc<Core>, site: &Site, path: &ObjectPath, id: &[u8]) -> Re
     };
     found.map_err(|error| match error {
         LookupError::Absent => Status::not_found(error.to_string()),
+        LookupError::Unshared => Status::failed_precondition(error.to_string()),
         LookupError::Unavailable | LookupError::Invalid(_) => Status::unavailable(error.to_string()),
     })
 }

@@ -41,6 +41,11 @@ impl Answer {
         Self::lasting(None, life, Duration::ZERO, epoch)
     }
 
+    /// What is pulled is fresh for as long as HTTP says, and not a moment longer.
+    pub(super) fn pulled(version: Arc<Version>, life: Duration, epoch: u64) -> Self {
+        Self::lasting(Some(version), life, Duration::ZERO, epoch)
+    }
+
     fn lasting(version: Option<Arc<Version>>, life: Duration, grace: Duration, epoch: u64) -> Self {
         let until = Instant::now() + life;
         Self { version, until, grace: until + life.min(grace), epoch }

@@ -142,7 +142,7 @@ impl Origin {
         };
         let manifest = draft.sign(&SigningKey::from_seed(&[7; 32])).unwrap();
         let content_key = key.as_bytes().to_vec().into();
-        let reply = ResolveReply { unchanged: false, manifest: Some(manifest.to_proto()), content_key };
+        let reply = ResolveReply { manifest: Some(manifest.to_proto()), content_key, ..ResolveReply::default() };
         let stored = Stored { reply, version, sealed };
         self.versions.lock().unwrap().insert(version.to_string(), stored.clone());
         self.objects.lock().unwrap().insert((site.into(), path.into()), stored);
@@ -417,7 +417,7 @@ fn site(id: &str, public: bool) -> Site {
             lookup_ttl_ms: 60_000,
             peers: true,
             trust_domains: vec!["public".into()],
-            carriers: Vec::new(),
+            ..Policy::default()
         }),
         ..Site::default()
     }

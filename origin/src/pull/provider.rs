@@ -7,21 +7,25 @@ use http::request::Parts;
 use tokio::sync::watch;
 use tracing::debug;
 use umbel_service::installation::Installation;
-use umbel_shared_cache::{Ask, Failed};
+use umbel_shared_cache::{Ask, Failed, Variant};
 use umbel_wire::control::Pull;
 
-use super::forward::{Forward, PullError};
+use super::{
+    forward::{Forward, PullError},
+    versions::Versions,
+};
 
 /// The way to providers' servers.
 #[derive(Debug, Clone)]
 pub(crate) struct Providers {
     installation: watch::Receiver<Arc<Installation>>,
     forward: Forward,
+    versions: Versions,
 }
 
 impl Providers {
-    pub(crate) fn new(installation: watch::Receiver<Arc<Installation>>, forward: Forward) -> Self {
-        Self { installation, forward }
+    pub(crate) fn new(installation: watch::Receiver<Arc<Installation>>, forward: Forward, versions: Versions) -> Self {
+        Self { installation, forward, versions }
     }
 
     /// Whether this is a site that is pulled.
@@ -47,6 +51,10 @@ impl Ask for Providers {
         *asked.uri_mut() = request.uri.clone();
         *asked.headers_mut() = request.headers.clone();
         self.pass(site_id, asked).await.map_err(Failed::from)
+    }
+
+    fn storing(&self, site_id: &str, request: &Parts, variant: &Variant) {
+        self.versions.begin(site_id, request, variant);
     }
 }
 

@@ -216,7 +216,7 @@ pub(super) fn terms(
 ) -> Terms {
     let announced = headers.get_all("x-amz-trailer").iter().filter_map(|value| value.to_str().ok());
     announced.flat_map(|names| names.split(',')).for_each(|name| expected.announce(name));
-    Terms { condition, expected, trailers, etag: None }
+    Terms { condition, expected, trailers, etag: None, expires_ms: 0 }
 }
 
 /// Bucket and key that a copy reads.

@@ -9,7 +9,8 @@ use umbel_wire::origin::{ResolveReply, ResolveRequest, content_client::ContentCl
 
 use crate::world::{FOREIGN_SITE, SITE, World, noise, site_key};
 
-struct Edge {
+pub(crate) struct Edge {
+    site: &'static str,
     base: String,
     http: client::HttpClient,
     content: ContentClient<tonic::transport::Channel>,
@@ -17,15 +18,20 @@ struct Edge {
 
 impl Edge {
     fn new(world: &World, role: NodeRole) -> Self {
-        let tls = tls::client(&world.ca.pem, Some(world.ca.certificate(role))).unwrap();
-        let base = format!("https://localhost:{}", world.origin.internal.port());
-        let channel = client::channel(&base, tls.clone()).unwrap();
-        Self { content: ContentClient::new(channel), http: client::http(tls), base }
+        Self::of(world, world.origin.internal, SITE, role)
     }
 
-    async fn resolve(&self, path: &str, known: &[u8], version: &[u8]) -> Result<ResolveReply, Code> {
+    /// Of another origin, for another site.
+    pub(crate) fn of(world: &World, origin: std::net::SocketAddr, site: &'static str, role: NodeRole) -> Self {
+        let tls = tls::client(&world.ca.pem, Some(world.ca.certificate(role))).unwrap();
+        let base = format!("https://localhost:{}", origin.port());
+        let channel = client::channel(&base, tls.clone()).unwrap();
+        Self { site, content: ContentClient::new(channel), http: client::http(tls), base }
+    }
+
+    pub(crate) async fn resolve(&self, path: &str, known: &[u8], version: &[u8]) -> Result<ResolveReply, Code> {
         let request = ResolveRequest {
-            site_id: SITE.into(),
+            site_id: self.site.into(),
             path: path.into(),
             known_version_id: known.to_vec().into(),
             version_id: version.to_vec().into(),
@@ -33,7 +39,7 @@ impl Edge {
         self.content.clone().resolve(request).await.map(tonic::Response::into_inner).map_err(|status| status.code())
     }
 
-    async fn chunk(&self, path: &str) -> (StatusCode, Vec<u8>) {
+    pub(crate) async fn chunk(&self, path: &str) -> (StatusCode, Vec<u8>) {
         let uri = client::join(&self.base, path).unwrap();
         let request = Request::get(uri).body(Full::default()).unwrap();
         let answer = self.http.request(request).await.unwrap();
@@ -46,11 +52,12 @@ impl Edge {
         (status, body)
     }
 
-    async fn plaintext(&self, manifest: &Manifest, key: &ContentKey) -> Vec<u8> {
+    pub(crate) async fn plaintext(&self, manifest: &Manifest, key: &ContentKey) -> Vec<u8> {
         let opener = Opener::new(key, manifest.version_id());
         let mut plain = Vec::new();
         for chunk in manifest.layout().indices() {
-            let (status, sealed) = self.chunk(&format!("/v1/chunks/{SITE}/{}/{chunk}", manifest.version_id())).await;
+            let (status, sealed) =
+                self.chunk(&format!("/v1/chunks/{}/{}/{chunk}", self.site, manifest.version_id())).await;
             assert_eq!(status, StatusCode::OK);
             manifest.verify_chunk(chunk, &sealed).unwrap();
             plain.extend(opener.open(chunk, &sealed).unwrap());
@@ -59,7 +66,7 @@ impl Edge {
     }
 }
 
-fn opened(reply: ResolveReply) -> (Manifest, ContentKey) {
+pub(crate) fn opened(reply: ResolveReply) -> (Manifest, ContentKey) {
     let manifest = SignedManifest::from_proto(reply.manifest.unwrap()).unwrap().verify(&site_key()).unwrap();
     (manifest, ContentKey::try_from(reply.content_key.as_ref()).unwrap())
 }

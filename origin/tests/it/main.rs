@@ -10,5 +10,6 @@ mod objects;
 mod others;
 mod pull;
 mod refusals;
+mod shared;
 mod shield;
 mod world;

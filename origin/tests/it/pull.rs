@@ -29,14 +29,14 @@ use umbel_service::{
 };
 use umbel_wire::control::{Pull, Site};
 
-use crate::world::{Ca, World, with_site};
+use crate::world::{Ca, SEED, World, with_site};
 
 pub(crate) const PULLED: &str = "0190d3a0-0000-7000-8000-000000000003";
 
 /// An origin as an edge sees it.
 pub(crate) struct Shield {
     pub(crate) world: World,
-    origin: Origin,
+    pub(crate) origin: Origin,
     pub(crate) installation: watch::Sender<Arc<Installation>>,
     client: StreamClient<Body>,
     servers: JoinSet<()>,
@@ -60,7 +60,14 @@ impl Shield {
     }
 
     pub(crate) fn pulls(&self, pull: Pull) {
-        let site = Site { id: PULLED.into(), name: "pulled".into(), pull: Some(pull), ..Site::default() };
+        let site = Site {
+            id: PULLED.into(),
+            name: "pulled".into(),
+            signing_seed: SEED.to_vec().into(),
+            wrapping_key: vec![9; 32].into(),
+            pull: Some(pull),
+            ..Site::default()
+        };
         self.installation.send_replace(with_site(site));
     }
 

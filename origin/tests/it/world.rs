@@ -20,7 +20,7 @@ use umbel_wire::control::{ConfigEvent, Node, Role, S3Credential, Site, Snapshot,
 pub(crate) const SITE: &str = "0190d3a0-0000-7000-8000-000000000001";
 pub(crate) const FOREIGN_SITE: &str = "0190d3a0-0000-7000-8000-000000000002";
 pub(crate) const SECRET: &str = "a-secret-of-forty-characters-0123456789a";
-const SEED: [u8; 32] = [7; 32];
+pub(crate) const SEED: [u8; 32] = [7; 32];
 const LIFE: Duration = Duration::from_secs(300);
 
 pub(crate) struct World {
