@@ -288,7 +288,7 @@ fn run_beside(
         background.spawn(spool::send::run(core.spool.clone(), channel, end.clone()));
     }
     background.spawn(core.fleet.clone().probe(shutdown));
-    background.spawn(until(end.clone(), table.run()));
+    background.spawn(table.run(end.clone()));
     background.spawn(until(end.clone(), petal.run()));
     background.spawn(until(end.clone(), watch_gauges(core.clone())));
     background.spawn(until(end.clone(), follow(core.clone(), identity, installation, ops.clone())));

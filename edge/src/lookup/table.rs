@@ -6,6 +6,7 @@ use std::{path::Path, sync::Arc};
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
 use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use umbel_content::proto;
 
@@ -116,10 +117,10 @@ fn read(database: &Database, key: &Key) -> Result<Option<Kept>, redb::Error> {
 }
 
 impl TableWriter {
-    /// Writes until the table is dropped.
-    pub(crate) async fn run(mut self) {
+    /// Writes until the table is dropped, or until `end` and then what waits. Nothing writes after it has returned.
+    pub(crate) async fn run(mut self, end: CancellationToken) {
         let mut batch = Vec::with_capacity(AT_ONCE);
-        while self.changes.recv_many(&mut batch, AT_ONCE).await > 0 {
+        while self.next(&mut batch, &end).await > 0 {
             let (database, changes, max) = (self.database.clone(), std::mem::take(&mut batch), self.max_entries);
             match spawn_blocking(move || write(&database, changes, max)).await {
                 Ok(Ok(())) => {}
@@ -127,6 +128,14 @@ impl TableWriter {
                 Err(error) => warn!(%error, "answers are not written down"),
             }
         }
+    }
+
+    async fn next(&mut self, batch: &mut Vec<Change>, end: &CancellationToken) -> usize {
+        if let Some(count) = end.run_until_cancelled(self.changes.recv_many(batch, AT_ONCE)).await {
+            return count;
+        }
+        self.changes.close();
+        self.changes.recv_many(batch, AT_ONCE).await
     }
 }
 
