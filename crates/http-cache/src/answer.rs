@@ -8,16 +8,15 @@ use http::{HeaderValue, Method, StatusCode, request};
 use crate::conditions::evaluate_stored;
 use crate::{Body, Boundary, MultipartFraming, Plan, Precondition, RangeOutcome, Stored, content_range, select};
 
-/// Fields that describe a representation, which a 304 does not bring (RFC 9110, section 15.4.5).
-const OF_A_REPRESENTATION: [&str; 9] = [
+/// Fields that describe a representation, which a 304 does not bring (RFC 9110, section 15.4.5). The type stays: another cache that
+/// asked learns by it that the type has changed (`content-language` likewise).
+const OF_A_REPRESENTATION: [&str; 7] = [
     "accept-ranges",
     "content-digest",
     "content-encoding",
-    "content-language",
     "content-length",
     "content-md5",
     "content-range",
-    "content-type",
     "repr-digest",
 ];
 

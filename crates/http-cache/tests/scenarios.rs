@@ -654,7 +654,8 @@ fn fields_of_answers() {
     let statuses: Vec<_> = hit.headers().get_all("cache-status").iter().collect();
     assert_eq!(statuses, ["far; hit", "test; hit; ttl=87"]);
     let unchanged = cache.handle(request("GET if-modified-since: @7", at(7)), at(7), &mut origin);
-    assert_eq!((unchanged.status().as_u16(), unchanged.headers().get("content-type")), (304, None));
+    assert_eq!((unchanged.status().as_u16(), unchanged.headers().get("content-length")), (304, None));
+    assert_eq!(unchanged.headers()["content-type"], "a/b", "another cache may have to learn it");
     assert_eq!(
         (&unchanged.headers()["test"], &unchanged.headers()["age"]),
         (&HeaderValue::from_static("1"), &HeaderValue::from_static("12"))
