@@ -1,6 +1,7 @@
 //! `[[request_headers]]` and `[[response_headers]]`: what becomes of header fields.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use umbel_http_cache::is_hop_by_hop;
 
 use crate::{mistakes::Mistakes, proto};
 
@@ -10,26 +11,17 @@ const MOST_FIELDS: usize = 50;
 /// Bytes of a value.
 const LONGEST: usize = 4096;
 
-/// Fields that frame a message, are for one hop, or are the edge's own to write, in both directions.
-const OURS: [&str; 24] = [
+/// Fields that frame a message or are the edge's own to write, in both directions; beside those that are for one hop.
+const OURS: [&str; 15] = [
     "age",
     "cache-status",
     "cdn-loop",
-    "connection",
     "content-encoding",
     "content-length",
     "content-range",
     "date",
     "expect",
     "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
     "via",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -56,7 +48,7 @@ const OF_ANSWERS: [&str; 4] = ["accept-ranges", "etag", "last-modified", "vary"]
 
 /// `umbel-`: what edges and origins say to each other.
 fn is_ours(name: &HeaderName) -> bool {
-    OURS.contains(&name.as_str()) || name.as_str().starts_with("umbel-")
+    OURS.contains(&name.as_str()) || is_hop_by_hop(name.as_str()) || name.as_str().starts_with("umbel-")
 }
 
 /// Whether a field on its way to the provider's server may be changed.
@@ -238,7 +230,8 @@ mod tests {
             let places = mistakes(&format!("[[response_headers]]\n{written}"));
             assert_eq!(places, [format!("response_headers[0].{place}")], "{written}");
         }
-        for ours in OURS.into_iter().chain(OF_QUESTIONS) {
+        let of_a_hop = ["connection", "proxy-authentication-info", "te", "transfer-encoding"];
+        for ours in OURS.into_iter().chain(of_a_hop).chain(OF_QUESTIONS) {
             let written = format!("[[request_headers]]\nappend = {{ {ours} = 'x' }}");
             assert_eq!(mistakes(&written), ["request_headers[0].append"], "{ours}");
         }

@@ -19,6 +19,12 @@ const ALWAYS: [&str; 10] = [
     "upgrade",
 ];
 
+/// Whether a field of this name (lower case) is for one hop, whatever `Connection` says.
+#[must_use]
+pub fn is_hop_by_hop(name: &str) -> bool {
+    ALWAYS.contains(&name)
+}
+
 /// Removes what is for one hop, and what `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named(headers) {
@@ -47,5 +53,6 @@ mod tests {
         strip_hop_by_hop(&mut headers);
         let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["c"]);
+        assert!(ALWAYS.into_iter().all(is_hop_by_hop) && !is_hop_by_hop("c"));
     }
 }

@@ -49,7 +49,7 @@ pub use content_coding::{
 pub use date::{http_date, parse_http_date};
 pub use decide::{Body, Plan, Representation, decide};
 pub use freshness::Freshness;
-pub use hop_by_hop::strip_hop_by_hop;
+pub use hop_by_hop::{is_hop_by_hop, strip_hop_by_hop};
 pub use invalidate::invalidates;
 pub use multipart::{Boundary, BoundaryError, MultipartFraming, Part as MultipartPart};
 pub use partial::{Piece, assemble, parse_content_range};
