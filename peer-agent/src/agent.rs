@@ -407,6 +407,19 @@ impl Agent {
         }
     }
 
+    /// Where peers reach this agent, once that is known. Empty: it does without peers, or it is closing.
+    pub async fn address(&self) -> Vec<String> {
+        if self.endpoint.is_none() {
+            return Vec::new();
+        }
+        let mut address = self.address.subscribe();
+        let known = address.wait_for(|address| !address.direct.is_empty());
+        tokio::select! {
+            known = known => known.map(|address| address.direct.clone()).unwrap_or_default(),
+            () = self.leave.cancelled() => Vec::new(),
+        }
+    }
+
     /// Leaves all petals, reports receipts, ends every task. Nothing of the agent runs after this.
     pub async fn close(self) {
         let shared = self.shared.clone();

@@ -221,15 +221,15 @@ fn begin(ticket: String) -> Vec<u8> {
     FromReceiver { message: Some(Up::Begin(Begin { ticket })) }.encode_length_delimited_to_vec()
 }
 
-fn address_of(agent: &Agent, id: [u8; 32]) -> EndpointAddr {
+async fn address_of(agent: &Agent, id: [u8; 32]) -> EndpointAddr {
     let addresses =
-        agent.status().address.iter().map(|text| TransportAddr::Ip(text.parse().unwrap())).collect::<Vec<_>>();
+        agent.address().await.iter().map(|text| TransportAddr::Ip(text.parse().unwrap())).collect::<Vec<_>>();
     EndpointAddr::from_parts(EndpointId::from_bytes(&id).unwrap(), addresses)
 }
 
 /// Connections without a ticket: of more than four of one peer the oldest go at once, the others after a while.
 pub(crate) async fn check_idlers(agent: &Agent, id: [u8; 32]) {
-    let (endpoint, address) = (endpoint(202).await, address_of(agent, id));
+    let (endpoint, address) = (endpoint(202).await, address_of(agent, id).await);
     let mut connections = Vec::new();
     for _ in 0..6 {
         connections.push(endpoint.connect(address.clone(), PEER_ALPN).await.unwrap());
@@ -253,7 +253,7 @@ pub(crate) async fn check_receipt_flood(edge: &Running, agent: &Agent, id: [u8; 
     let endpoint = endpoint(203).await;
     let key = SigningKey::from_seed(&[203; 32]);
     let ticket = edge.ticket(*key.verifying_key().as_bytes(), Some(id), held);
-    let connection = endpoint.connect(address_of(agent, id), PEER_ALPN).await.unwrap();
+    let connection = endpoint.connect(address_of(agent, id).await, PEER_ALPN).await.unwrap();
     let mut first = begin(edge.sign(&ticket));
     for bytes in 0..100 {
         let receipt = umbel_wire::receipt::sign(&key, &edge.sign(&ticket), &ticket.id, bytes);
@@ -275,7 +275,7 @@ pub(crate) async fn check_refusals(
 ) {
     let endpoint = endpoint(201).await;
     let me = *SigningKey::from_seed(&[201; 32]).verifying_key().as_bytes();
-    let address = address_of(agent, sender);
+    let address = address_of(agent, sender).await;
     let good = edge.ticket(me, Some(sender), held);
     let signed = |ticket: Ticket| begin(edge.sign(&ticket));
     let forged = good.sign(&umbel_wire::token::TokenSigner::from_seed(crate::edge::EDGE_ID, &[99; 32]));
