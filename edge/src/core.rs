@@ -58,7 +58,7 @@ impl Core {
     /// Requests are answered by this version from now on. First the caches learn what was purged, and before them the way to
     /// origins: a question that goes out afterwards is not answered by an origin that knows less.
     pub(crate) fn apply(&self, installation: Arc<Installation>) {
-        self.cache.ask().set_version(installation.version);
+        self.fleet.set_version(installation.version);
         self.cache.apply(&installation.purges);
         self.lookup.apply(&installation.purges);
         self.view.replace(installation);

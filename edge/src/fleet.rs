@@ -106,12 +106,25 @@ pub(crate) struct Fleet {
     tls: ClientConfig,
     http: HttpClient,
     members: ArcSwap<Members>,
+    /// Of the configuration.
+    version: AtomicU64,
 }
 
 impl Fleet {
     /// Shows the certificate in `tls` to all of them.
     pub(crate) fn new(node_id: &str, tls: ClientConfig) -> Self {
-        Self { node_id: node_id.into(), http: client::http(tls.clone()), tls, members: ArcSwap::default() }
+        let http = client::http(tls.clone());
+        Self { node_id: node_id.into(), http, tls, members: ArcSwap::default(), version: AtomicU64::new(0) }
+    }
+
+    /// Origins are asked under this version of the configuration from now on.
+    pub(crate) fn set_version(&self, version: u64) {
+        self.version.store(version, Ordering::SeqCst);
+    }
+
+    /// The version of the configuration that origins are asked under: one that has not applied it may not know what was purged.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
     }
 
     /// Takes over who there is; what is known of those that stay is kept.

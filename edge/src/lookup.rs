@@ -247,7 +247,7 @@ impl Lookup {
             return Ok(version);
         }
         let epoch = self.purges.load().epoch();
-        let request = request(&site, &path, Some(id), None);
+        let request = self.request(&site, &path, Some(id), None);
         let reply = match (self.resolve(&key, request, LONG_PATIENCE).await, remembered) {
             (Err(status), Some((version, _))) if status.code() != Code::NotFound => return Ok(version),
             (reply, _) => reply.map_err(|status| failure(&status))?,
@@ -287,7 +287,7 @@ impl Lookup {
         };
         let patience = if known.is_some() { PATIENCE } else { LONG_PATIENCE };
         let known_id = known.as_ref().map(|dated| dated.version.manifest.version_id());
-        let answered = self.resolve(&key, request(&site, &path, None, known_id), patience).await;
+        let answered = self.resolve(&key, self.request(&site, &path, None, known_id), patience).await;
         match (answered, known) {
             (Ok(reply), Some(Dated { version, epoch: before })) if reply.unchanged => {
                 if before < epoch {
@@ -356,6 +356,24 @@ impl Lookup {
         Some((Dated { version, epoch: kept.epoch }, standing))
     }
 
+    /// Made after the epoch was read that the answer is kept under: so the origin knows of all that was purged until then.
+    fn request(
+        &self,
+        site: &Site,
+        path: &ObjectPath,
+        id: Option<VersionId>,
+        known: Option<VersionId>,
+    ) -> ResolveRequest {
+        let bytes = |id: Option<VersionId>| id.map(|id| id.as_bytes().to_vec()).unwrap_or_default().into();
+        ResolveRequest {
+            site_id: site.id.clone(),
+            path: path.as_str().to_owned(),
+            version_id: bytes(id),
+            known_version_id: bytes(known),
+            configuration_version: self.fleet.version(),
+        }
+    }
+
     /// Asks one origin after the other, those that are well first.
     async fn resolve(&self, key: &Key, request: ResolveRequest, patience: Duration) -> Result<ResolveReply, Status> {
         let mut last = Status::unavailable("there is no origin");
@@ -383,16 +401,6 @@ async fn resolve_at(origin: &Member, request: ResolveRequest) -> Result<ResolveR
     let client = ContentClient::new(origin.channel.clone());
     let mut client = client.max_decoding_message_size(MAX_MANIFEST_MESSAGE);
     Ok(client.resolve(request).await?.into_inner())
-}
-
-fn request(site: &Site, path: &ObjectPath, id: Option<VersionId>, known: Option<VersionId>) -> ResolveRequest {
-    let bytes = |id: Option<VersionId>| id.map(|id| id.as_bytes().to_vec()).unwrap_or_default().into();
-    ResolveRequest {
-        site_id: site.id.clone(),
-        path: path.as_str().to_owned(),
-        version_id: bytes(id),
-        known_version_id: bytes(known),
-    }
 }
 
 fn is_origins_fault(status: &Status) -> bool {

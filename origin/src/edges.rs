@@ -84,7 +84,7 @@ impl Edges {
         let path =
             ObjectPath::from_decoded(&request.path).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if request.version_id.is_empty() && self.pull.knows(&request.site_id) {
-            return self.pulled(&site, &path, &request.known_version_id).await;
+            return self.pulled(&site, &path, &request).await;
         }
         if request.version_id.is_empty() {
             return self.current(&site, path.key(), &request.known_version_id).await;
@@ -100,12 +100,13 @@ impl Edges {
     }
 
     /// Of a site that is pulled, an object is what the provider's server has.
-    async fn pulled(&self, site: &Site, path: &ObjectPath, known: &Bytes) -> Result<ResolveReply, Status> {
+    async fn pulled(&self, site: &Site, path: &ObjectPath, asked: &ResolveRequest) -> Result<ResolveReply, Status> {
         for _ in 0..2 {
-            let Current { version, fresh } = self.pull.current(&site.id, path).await.map_err(no_version)?;
+            let current = self.pull.current(&site.id, path, asked.configuration_version).await;
+            let Current { version, fresh } = current.map_err(no_version)?;
             let fresh_ms = u64::try_from(fresh.as_millis()).unwrap_or(u64::MAX);
             match found(self.store.version(&site.id, &version).await).map_err(status)? {
-                Some(_) if version.as_bytes().as_slice() == known.as_ref() => {
+                Some(_) if version.as_bytes().as_slice() == asked.known_version_id.as_ref() => {
                     return Ok(ResolveReply { unchanged: true, fresh_ms, ..ResolveReply::default() });
                 }
                 Some(record) => return Ok(ResolveReply { fresh_ms, ..reply(site, record)? }),

@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::{sync::watch, time::timeout};
@@ -103,7 +103,9 @@ impl Pull {
         let Some(site_id) = site_id else {
             return (StatusCode::NOT_FOUND, [(FAILED_HEADER, "no-such-site")]).into_response();
         };
-        let knows_enough = self.knows_what_was_purged(request.headers_mut());
+        let asked = request.headers_mut().remove(VERSION_HEADER);
+        let asked = asked.and_then(|version| version.to_str().ok()?.parse().ok()).unwrap_or_default();
+        let knows_enough = self.knows_what_was_purged(asked);
         if knows_enough && self.is_for_the_cache(&request) {
             self.shared(site_id, request).await
         } else {
@@ -113,11 +115,10 @@ impl Pull {
 
     /// An edge that has applied a version of the configuration that this origin has not may know of a purge that it does not:
     /// then nothing is answered from what is stored.
-    fn knows_what_was_purged(&self, headers: &mut HeaderMap) -> bool {
-        let asked = headers.remove(VERSION_HEADER).and_then(|version| version.to_str().ok()?.parse::<u64>().ok());
+    fn knows_what_was_purged(&self, asked: u64) -> bool {
         let current = self.installation.borrow();
         self.cache.apply(&current.purges);
-        asked.unwrap_or_default() <= current.version
+        asked <= current.version
     }
 
     /// Whether the answer may come from what is stored.
@@ -142,10 +143,19 @@ impl Pull {
     }
 
     /// The version of an object that is current: if what is stored is fresh, its own; else what comes of asking the provider.
-    pub(crate) async fn current(&self, site_id: &str, path: &ObjectPath) -> Result<Current, NoVersion> {
+    /// None for an edge that has applied a version of the configuration (`asked_under`) that this origin has not: what comes of
+    /// asking would be stored, and might join what was asked before a purge.
+    pub(crate) async fn current(
+        &self,
+        site_id: &str,
+        path: &ObjectPath,
+        asked_under: u64,
+    ) -> Result<Current, NoVersion> {
         let (mut asked, ()) = Request::new(()).into_parts();
         asked.uri = versions::target(path).ok_or(NoVersion::Unshared)?;
-        self.cache.apply(&self.installation.borrow().purges);
+        if !self.knows_what_was_purged(asked_under) {
+            return Err(NoVersion::Unshared);
+        }
         let (planned, status) = match self.cache.answer(site_id, Arc::new(asked)).await {
             Answered::Stored(planned, status) => (planned, status),
             Answered::Unshared(response, _) if is_gone(response.status()) => return Err(NoVersion::Absent),

@@ -1,9 +1,6 @@
 //! Asks an origin, which asks the provider's server: the request as it is, with the site's id beside it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
@@ -33,8 +30,6 @@ const TRIES: usize = 3;
 pub(crate) struct Origins {
     fleet: Arc<Fleet>,
     view: Arc<Current>,
-    /// Of the configuration.
-    version: AtomicU64,
     /// A connection for each request (HTTP/1.1): in one for all, those who do not read what they asked for would fill the
     /// window that it has for all, or hold all the streams that it may have.
     own: StreamClient<Body>,
@@ -51,18 +46,7 @@ impl Ask for Origins {
 impl Origins {
     /// Shows the certificate in `tls` to origins.
     pub(crate) fn new(fleet: Arc<Fleet>, view: Arc<Current>, tls: &ClientConfig) -> Self {
-        Self {
-            fleet,
-            view,
-            version: AtomicU64::new(0),
-            own: client::streaming(tls.clone(), false),
-            trailers: client::streaming(tls.clone(), true),
-        }
-    }
-
-    /// Questions go out under this version of the configuration from now on.
-    pub(crate) fn set_version(&self, version: u64) {
-        self.version.store(version, Ordering::SeqCst);
+        Self { fleet, view, own: client::streaming(tls.clone(), false), trailers: client::streaming(tls.clone(), true) }
     }
 
     /// The answer of the provider's server. The request's URI has a path and nothing before it. Safe requests without a
@@ -73,7 +57,7 @@ impl Origins {
         let upgrade = parts.headers.contains_key(header::UPGRADE);
         let client = if parts.headers.contains_key(header::TE) && !upgrade { &self.trailers } else { &self.own };
         let mut body = Some(body);
-        let version = self.version.load(Ordering::SeqCst);
+        let version = self.fleet.version();
         for origin in self.fleet.origins(parts.uri.path().as_bytes()).into_iter().take(tries) {
             let Some(mut request) = addressed(&origin.url, site_id, parts, body.take().unwrap_or_default()) else {
                 continue;

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -98,6 +98,8 @@ pub struct Origin {
     /// Versions that were replaced stay.
     versions: Mutex<BTreeMap<String, Stored>>,
     pub resolves: AtomicUsize,
+    /// The version of the configuration that the last of them came under.
+    pub resolved_under: AtomicU64,
     pub chunks: AtomicUsize,
     /// Chunks that were asked for, answered or not.
     pub asked: watch::Sender<usize>,
@@ -186,6 +188,7 @@ impl Content for Resolver {
         self.0.resolves.fetch_add(1, Ordering::SeqCst);
         self.0.awake().await;
         let request = request.into_inner();
+        self.0.resolved_under.store(request.configuration_version, Ordering::SeqCst);
         let stored = if request.version_id.is_empty() {
             self.0.objects.lock().unwrap().get(&(request.site_id, request.path)).cloned()
         } else {

@@ -190,10 +190,11 @@ async fn the_next_reader_of_an_uploaded_site_gets_the_current_version() {
         origin.put(SITE, "/a/x", next.as_bytes(), &[("surrogate-key", "k1 k2")]);
         assert_eq!(text(purged).await, format!("version {number}"), "for a minute");
         let resolved = origin.resolves.load(Ordering::SeqCst);
-        place.purge(purge.clone()).await;
+        let version = place.purge(purge.clone()).await;
         assert_eq!(text(other).await, "other");
         assert_eq!(origin.resolves.load(Ordering::SeqCst), resolved, "nobody asks for others: {purge:?}");
         assert_eq!(text(purged).await, next, "{purge:?}");
+        assert_eq!(origin.resolved_under.load(Ordering::SeqCst), version);
     }
     place.edge.stop().await;
 }

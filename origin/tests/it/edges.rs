@@ -30,12 +30,17 @@ impl Edge {
     }
 
     pub(crate) async fn resolve(&self, path: &str, known: &[u8], version: &[u8]) -> Result<ResolveReply, Code> {
-        let request = ResolveRequest {
-            site_id: self.site.into(),
-            path: path.into(),
-            known_version_id: known.to_vec().into(),
-            version_id: version.to_vec().into(),
-        };
+        let (known_version_id, version_id) = (known.to_vec().into(), version.to_vec().into());
+        self.ask(ResolveRequest { path: path.into(), known_version_id, version_id, ..ResolveRequest::default() }).await
+    }
+
+    /// As an edge that has applied this version of the configuration.
+    pub(crate) async fn resolve_under(&self, configuration_version: u64, path: &str) -> Result<ResolveReply, Code> {
+        self.ask(ResolveRequest { path: path.into(), configuration_version, ..ResolveRequest::default() }).await
+    }
+
+    async fn ask(&self, request: ResolveRequest) -> Result<ResolveReply, Code> {
+        let request = ResolveRequest { site_id: self.site.into(), ..request };
         self.content.clone().resolve(request).await.map(tonic::Response::into_inner).map_err(|status| status.code())
     }
 

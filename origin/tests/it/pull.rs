@@ -27,7 +27,7 @@ use umbel_service::{
     listen::{Limits, Listener},
     tls::{self, ClientAuth, NodeRole},
 };
-use umbel_wire::control::{Pull, Site};
+use umbel_wire::control::{Change, ConfigEvent, Pull, Purge, Site, config_event::Event};
 
 use crate::world::{Ca, SEED, World, with_site};
 
@@ -69,6 +69,17 @@ impl Shield {
             ..Site::default()
         };
         self.installation.send_replace(with_site(site));
+    }
+
+    /// The version of the configuration that it is then.
+    pub(crate) fn purge(&self, purge: Purge) -> u64 {
+        let version = self.installation.borrow().version + 1;
+        let change = Change { purges: vec![Purge { site_id: PULLED.into(), ..purge }], ..Change::default() };
+        let event = ConfigEvent { version, event: Some(Event::Change(change)) };
+        self.installation.send_modify(|installation| {
+            Arc::make_mut(installation).apply(event);
+        });
+        version
     }
 
     pub(crate) fn request(&self, method: &str, path: &str) -> http::request::Builder {

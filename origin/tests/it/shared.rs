@@ -11,6 +11,7 @@ use http::Response;
 use http_body_util::BodyExt;
 use tonic::Code;
 use umbel_service::tls::NodeRole;
+use umbel_wire::control::Purge;
 
 use crate::{
     edges::{Edge, opened},
@@ -174,5 +175,22 @@ async fn what_expired_is_swept() {
     let (manifest, key) = opened(edge.resolve("/x", &[], &[]).await.unwrap());
     assert!(edge.plaintext(&manifest, &key).await == noise(LONG, 5));
     assert_eq!(provider.asked(), 3);
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_purged_is_no_version_and_an_edge_that_knows_more_gets_none() {
+    let (shield, provider, edge) = place().await;
+    let bodies = [noise(LONG, 6), noise(LONG, 7)];
+    provider.has(&[("cache-control", "max-age=60")], &bodies[0]);
+    let known = shield.installation.borrow().version;
+    let (old, _) = opened(edge.resolve_under(known, "/x").await.unwrap());
+    assert_eq!(edge.resolve_under(known + 1, "/x").await, Err(Code::FailedPrecondition), "there may have been a purge");
+    assert_eq!(opened(edge.resolve_under(known, "/x").await.unwrap()).0, old);
+    provider.has(&[("cache-control", "max-age=60")], &bodies[1]);
+    let purged = shield.purge(Purge { targets: vec!["/x".into()], ..Purge::default() });
+    let (new, key) = opened(edge.resolve_under(purged, "/x").await.unwrap());
+    assert!(edge.plaintext(&new, &key).await == bodies[1]);
+    assert_eq!(provider.asked(), 2);
     shield.stop().await;
 }

@@ -18,9 +18,9 @@ use umbel_service::{
     client,
     tls::{self, NodeRole},
 };
-use umbel_wire::control::{Change, ConfigEvent, Pull, Purge, config_event::Event};
+use umbel_wire::control::{Pull, Purge};
 
-use crate::pull::{PULLED, Shield, head, http, said, text};
+use crate::pull::{Shield, head, http, said, text};
 
 /// Far more than anything here takes; who waits so long waits for good.
 const FOR_GOOD: Duration = Duration::from_secs(60);
@@ -191,14 +191,9 @@ async fn what_was_purged_is_asked_for_again_and_an_edge_that_knows_more_is_not_a
     assert_eq!(asked_under(known).await, "0");
     assert_eq!(asked_under(known + 1).await, "1", "there may have been a purge");
     assert_eq!(asked_under(known).await, "0");
-    shield.installation.send_modify(|installation| {
-        let purge = Purge { site_id: PULLED.into(), keys: vec!["b".into()], ..Purge::default() };
-        let change = Change { purges: vec![purge], ..Change::default() };
-        let event = ConfigEvent { version: known + 1, event: Some(Event::Change(change)) };
-        Arc::make_mut(installation).apply(event);
-    });
+    let purged = shield.purge(Purge { keys: vec!["b".into()], ..Purge::default() });
     for _ in 0..2 {
-        assert_eq!(asked_under(known + 1).await, "2");
+        assert_eq!(asked_under(purged).await, "2");
     }
     shield.stop().await;
 }
