@@ -138,7 +138,7 @@ async fn fetch(args: &GetArgs) -> anyhow::Result<()> {
             "url": args.url,
             "file": args.output,
             "media_type": kind,
-            "bytes": length,
+            "bytes": length.unwrap_or(last.done()),
             "from_disk": last.from_disk,
             "from_edge": last.from_edge,
             "from_peers": last.from_peers,
@@ -172,7 +172,7 @@ fn bar(transfer: &Transfer, hidden: bool) -> ProgressBar {
     if hidden || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::with_draw_target(Some(transfer.length()), ProgressDrawTarget::stderr());
+    let bar = ProgressBar::with_draw_target(transfer.length(), ProgressDrawTarget::stderr());
     bar.set_style(ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }

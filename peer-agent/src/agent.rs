@@ -11,27 +11,28 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
 use iroh::Endpoint;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
-use umbel_content::{ChunkIndex, ManifestId, OpenError as DecryptError, Opener};
+use umbel_content::{ChunkIndex, ManifestId, OpenError as DecryptError};
 use umbel_service::{files, tls};
 use umbel_swarm::Source;
 use umbel_wire::agent::PeerAddress;
 
 use crate::{
     config::Config,
-    destination::Destination,
+    content::{Download, Versioned},
     download::{self, Fetch, Petal},
+    edge::EdgeError,
     edges::Edges,
     endpoint::{self, EndpointError},
     enroll,
     identity::{Identity, IdentityError},
     limits::Throttle,
     open::{self, OpenError, Opened, Target},
+    over_https,
     peer::Dialer,
     presence::{Presence, Wish},
     problem::Problem,
@@ -48,10 +49,6 @@ const FOREIGN_RECEIPTS: usize = 1024;
 const NEWS_QUEUE: usize = 64;
 /// Versions of earlier runs that a background service offers.
 const MAX_OFFERED: usize = 256;
-/// Chunks that a reader reads ahead.
-const READ_AHEAD: usize = 4;
-/// What a streaming reader wants first, in bytes.
-const STREAM_WINDOW: u64 = 32 << 20;
 /// The last report of receipts may take this long when the agent closes.
 const LAST_REPORT: Duration = Duration::from_secs(5);
 const LEAVING: Duration = Duration::from_secs(1);
@@ -267,7 +264,13 @@ impl Agent {
         let pinned = pinned.as_ref().map(|version| &version.manifest);
         let target = Target::new(&request.url, request.grant.clone())?;
         let want_inline = !self.shared.store.holds_path(target.path());
-        let opened = open::open(&self.shared.edges, &self.shared.me, &target, pinned, want_inline, None).await?;
+        let opened = open::open(&self.shared.edges, &self.shared.me, &target, pinned, want_inline, None).await;
+        let opened = match opened {
+            Err(OpenError::Edge(EdgeError::Unshared { edge })) if wanted.is_from_the_start() => {
+                return self.over_https(&edge, &target).await;
+            }
+            opened => opened?,
+        };
         if wanted.version.as_ref().is_some_and(|version| *version != opened.manifest.id().to_string()) {
             return Err(GetError::Failed(Problem::failed("the content was replaced meanwhile; get it again")));
         }
@@ -285,7 +288,14 @@ impl Agent {
             fetch.insert(self.fetch(target, opened, lease.clone())).progress.clone()
         };
         let (streaming, store) = (request.priority == Priority::Streaming, self.shared.store.clone());
-        Ok(Download { store, version, _lease: lease, opener, fetch, inline, progress, streaming })
+        Ok(Download::version(Versioned { store, version, _lease: lease, opener, fetch, inline, progress, streaming }))
+    }
+
+    /// What has no version, from the edge that said so.
+    async fn over_https(&self, edge: &str, target: &Target) -> Result<Download, GetError> {
+        let edge = self.shared.edges.at(edge).map_err(OpenError::from)?;
+        let body = over_https::begin(&edge, target, &self.shared).await.map_err(OpenError::from)?;
+        Ok(Download::over_https(body))
     }
 
     /// Writes and credits an object that came whole inside the answer, while readers have it already.
@@ -497,132 +507,4 @@ pub struct Status {
     pub download_rate: u64,
     /// Where peers reach this agent.
     pub address: Vec<String>,
-}
-
-/// A version that can be read while it arrives. Dropping it gives its fetch up, unless another reader wants it too.
-#[derive(Debug)]
-pub struct Download {
-    store: Store,
-    version: Arc<Version>,
-    _lease: Lease,
-    opener: Arc<Opener>,
-    fetch: Option<Arc<Fetch>>,
-    /// The only chunk, verified, where readers need not wait for the disk.
-    inline: Option<Bytes>,
-    progress: watch::Receiver<Progress>,
-    streaming: bool,
-}
-
-impl Download {
-    /// Content-Type.
-    pub fn media_type(&self) -> &str {
-        self.version.manifest.media_type()
-    }
-
-    /// Bytes of the content.
-    pub fn length(&self) -> u64 {
-        self.version.manifest.layout().length()
-    }
-
-    /// Names the version: hex.
-    pub fn manifest_id(&self) -> String {
-        self.version.id.to_string()
-    }
-
-    /// Response fields that the provider stored with the object.
-    pub fn fields(&self) -> &[(String, String)] {
-        self.version.manifest.fields()
-    }
-
-    /// Changes a few times per second while the download runs, and when it ends.
-    pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
-    }
-
-    /// The content, in order, as it arrives. When it ends without an error, all of it is on disk and counted.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, GetError>> + Send + 'static {
-        self.into_stream_from(0)
-    }
-
-    /// The same, without the bytes before `from`.
-    pub(crate) fn into_stream_from(
-        self,
-        from: u64,
-    ) -> impl Stream<Item = Result<Bytes, GetError>> + Send + use<> + 'static {
-        let layout = self.version.manifest.layout();
-        let (size, from) = (u64::from(layout.chunk_size()), from.min(layout.length()));
-        let mut skip = (from % size) as usize;
-        let reader = Arc::new(self);
-        let last = reader.clone().kept();
-        let rest = layout.indices().skip((from / size) as usize);
-        futures::stream::iter(rest)
-            .map(move |chunk| reader.clone().read(chunk))
-            .buffered(READ_AHEAD)
-            .map(move |bytes| Ok(bytes?.split_off(std::mem::take(&mut skip))))
-            .chain(futures::stream::once(last).filter_map(|kept| std::future::ready(kept.err().map(Err))))
-    }
-
-    /// Waits until what was handed out early is on disk.
-    async fn kept(self: Arc<Self>) -> Result<(), GetError> {
-        if self.inline.is_none() {
-            return Ok(());
-        }
-        let mut progress = self.progress.clone();
-        let ended = progress.wait_for(|progress| progress.state != State::Running).await;
-        match ended.map(|progress| progress.state.clone()) {
-            Ok(State::Failed(problem)) => Err(GetError::Failed(problem)),
-            Ok(State::Complete | State::Running) => Ok(()),
-            Err(_) => Err(StoreError::Closed.into()),
-        }
-    }
-
-    async fn read(self: Arc<Self>, chunk: ChunkIndex) -> Result<Bytes, GetError> {
-        if let Some(sealed) = &self.inline {
-            return Ok(self.opener.open_in_place(chunk, sealed.to_vec())?.into());
-        }
-        self.announce(chunk);
-        self.arrival(chunk).await?;
-        let reader = self.clone();
-        let plain = tokio::task::spawn_blocking(move || {
-            let sealed = reader.store.read(&reader.version, chunk)?;
-            Ok::<_, GetError>(reader.opener.open_in_place(chunk, sealed)?)
-        });
-        Ok(plain.await.map_err(|_| StoreError::Closed)??.into())
-    }
-
-    fn announce(&self, chunk: ChunkIndex) {
-        if let (true, Some(fetch)) = (self.streaming, &self.fetch) {
-            let ahead = STREAM_WINDOW / u64::from(self.version.manifest.layout().chunk_size());
-            let ahead = u32::try_from(ahead).unwrap_or(u32::MAX).max(1);
-            fetch.want(chunk.get()..chunk.get().saturating_add(ahead));
-        }
-    }
-
-    /// Waits until the chunk is held or the download has failed.
-    async fn arrival(&self, chunk: ChunkIndex) -> Result<(), GetError> {
-        let (mut held, mut progress) = (self.version.watch_held(), self.progress.clone());
-        loop {
-            if held.borrow_and_update().contains(chunk) {
-                return Ok(());
-            }
-            if let State::Failed(problem) = &progress.borrow_and_update().state {
-                return Err(GetError::Failed(problem.clone()));
-            }
-            tokio::select! {
-                Ok(()) = held.changed() => {}
-                Ok(()) = progress.changed() => {}
-                else => return Err(StoreError::Closed.into()),
-            }
-        }
-    }
-
-    /// Saves the content.
-    pub async fn save_to(self, destination: Destination) -> Result<(), GetError> {
-        let mut saving = destination.open().await?;
-        let mut content = std::pin::pin!(self.into_stream());
-        while let Some(bytes) = content.next().await {
-            saving.write(&bytes?).await?;
-        }
-        saving.finish().await
-    }
 }

@@ -88,12 +88,12 @@ impl LocalClient {
             response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
         };
         let (media_type, id) = (text(header::CONTENT_TYPE.as_str()), text(DOWNLOAD_FIELD));
-        let rest: u64 = text(header::CONTENT_LENGTH.as_str()).parse().map_err(|error| lost(&error))?;
+        let rest: Option<u64> = text(header::CONTENT_LENGTH.as_str()).parse().ok();
         let version = Some(text(VERSION_FIELD)).filter(|version| !version.is_empty());
         let following = follow(self.clone(), id.clone(), publish.clone());
         let content = content(self.clone(), id, response.into_body()).boxed();
         let _following = AbortOnDropHandle::new(tokio::spawn(following));
-        Ok(Part { media_type, length: wanted.from + rest, version, content, _following, agent: None })
+        Ok(Part { media_type, length: rest.map(|rest| wanted.from + rest), version, content, _following, agent: None })
     }
 
     async fn ask<A: DeserializeOwned>(&self, method: Method, path: &str) -> Result<A, GetError> {

@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status, transport::Channel};
 use umbel_content::{ChunkIndex, ManifestId};
@@ -22,6 +24,8 @@ pub(crate) use session::{Errand, keep_session};
 
 /// A call that takes longer is tried elsewhere.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// An answer may have to come from the provider's own server.
+const READER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a lost session is waited for before a refusal is believed.
 const NEW_SESSION: Duration = Duration::from_millis(300);
 /// How long a caller waits for a session that is being opened.
@@ -50,6 +54,12 @@ pub enum EdgeError {
     /// There is no such object.
     #[error("not found: {0}")]
     NotFound(String),
+    /// The object has no version: it is to be had over HTTPS alone.
+    #[error("{edge} has no version of this; get it over HTTPS, from the beginning")]
+    Unshared {
+        /// Who said so.
+        edge: String,
+    },
     /// The request makes no sense to the edge.
     #[error("the edge refuses the request: {0}")]
     Refused(String),
@@ -85,12 +95,27 @@ impl std::fmt::Debug for Session {
     }
 }
 
+/// The ways to an edge beside gRPC.
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
+    /// All in one connection.
+    chunks: HttpClient,
+    /// Each on its own connection (HTTP/1.1): who does not read on keeps nobody waiting, and `Host` may be another than the edge's.
+    readers: HttpClient,
+}
+
+impl Http {
+    pub(crate) fn new(tls: ClientConfig) -> Self {
+        Self { chunks: client::http(tls.clone()), readers: client::streaming(tls, false) }
+    }
+}
+
 /// A handle on an edge; its session is kept by a task of its own.
 #[derive(Debug, Clone)]
 pub(crate) struct Edge {
     pub(crate) url: Arc<str>,
     channel: Channel,
-    http: HttpClient,
+    http: Http,
     state: watch::Receiver<SessionState>,
     /// What goes up the session's stream. Full: the edge does not read, and what waits is said again after reconnecting.
     errands: mpsc::Sender<FromAgent>,
@@ -100,7 +125,7 @@ impl Edge {
     pub(crate) fn new(
         url: &str,
         channel: Channel,
-        http: HttpClient,
+        http: Http,
         state: watch::Receiver<SessionState>,
         errands: mpsc::Sender<FromAgent>,
     ) -> Self {
@@ -191,7 +216,8 @@ impl Edge {
             Code::Unauthenticated => EdgeError::GrantMissing(message),
             Code::PermissionDenied => EdgeError::Forbidden(message),
             Code::NotFound => EdgeError::NotFound(message),
-            Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => EdgeError::Refused(message),
+            Code::FailedPrecondition => EdgeError::Unshared { edge: self.url.to_string() },
+            Code::InvalidArgument | Code::OutOfRange => EdgeError::Refused(message),
             Code::Ok
             | Code::Cancelled
             | Code::Unknown
@@ -233,7 +259,8 @@ impl Edge {
             .header(header::AUTHORIZATION, format!("Bearer {}", session.token))
             .body(Full::default())
             .map_err(|error| self.unreachable(error.to_string()))?;
-        let response = self.http.request(request).await.map_err(|error| self.unreachable(crate::chain(&error)))?;
+        let response =
+            self.http.chunks.request(request).await.map_err(|error| self.unreachable(crate::chain(&error)))?;
         if response.status() != StatusCode::OK {
             return Err(self.chunk_refusal(response.status(), &session).await);
         }
@@ -250,6 +277,14 @@ impl Edge {
             received();
         }
         Ok(sealed.freeze())
+    }
+
+    /// As any reader asks.
+    pub(crate) async fn read(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, EdgeError> {
+        let asking = self.http.readers.request(request);
+        let asked =
+            tokio::time::timeout(READER_TIMEOUT, asking).await.map_err(|_| self.unreachable("no answer in time"))?;
+        asked.map_err(|error| self.unreachable(crate::chain(&error)))
     }
 
     async fn chunk_refusal(&self, status: StatusCode, session: &Session) -> EdgeError {

@@ -10,12 +10,12 @@ use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_content::ManifestId;
-use umbel_service::client::{self, HttpClient};
+use umbel_service::client;
 use umbel_wire::agent::from_edge::Message as News;
 use url::{Host, Url};
 
 use crate::{
-    edge::{Edge, EdgeError, Errand, SessionState, keep_session},
+    edge::{Edge, EdgeError, Errand, Http, SessionState, keep_session},
     fleet,
     identity::Identity,
 };
@@ -37,7 +37,7 @@ pub(crate) struct Edges(Arc<Inner>);
 struct Inner {
     identity: Identity,
     tls: ClientConfig,
-    http: HttpClient,
+    http: Http,
     known: Mutex<HashMap<String, Edge>>,
     fleet: fleet::Known,
     /// Changes whenever a session comes or goes.
@@ -60,7 +60,7 @@ impl Edges {
         let edges = Self(Arc::new(Inner {
             fleet: fleet::Known::load(state),
             identity,
-            http: client::http(tls.clone()),
+            http: Http::new(tls.clone()),
             tls,
             known: Mutex::default(),
             changes: watch::Sender::new(0),

@@ -9,6 +9,7 @@
 mod agent;
 pub mod client;
 mod config;
+mod content;
 mod destination;
 mod download;
 mod edge;
@@ -20,6 +21,7 @@ mod frames;
 mod identity;
 mod limits;
 mod open;
+mod over_https;
 mod peer;
 mod presence;
 mod problem;
@@ -29,8 +31,9 @@ mod serve;
 pub mod service;
 mod store;
 
-pub use agent::{Agent, Download, GetError, GetRequest, Priority, StartError, Status};
+pub use agent::{Agent, GetError, GetRequest, Priority, StartError, Status};
 pub use config::{Bytes, Config, ENVIRONMENT_PREFIX, NotBytes};
+pub use content::Download;
 pub use destination::Destination;
 pub use edge::EdgeError;
 pub use endpoint::EndpointError;

@@ -9,9 +9,10 @@ use umbel_content::{
 };
 use umbel_wire::{
     agent::{OpenReply, OpenRequest},
+    carrier,
     token::{Ticket, TokenError},
 };
-use url::Url;
+use url::{Position, Url};
 
 use crate::{
     edge::{Edge, EdgeError},
@@ -91,6 +92,7 @@ impl Target {
         let path = ObjectPath::from_uri(raw)?;
         let url = Url::parse(url).map_err(|_| not_https())?;
         let host = url.host_str().ok_or_else(not_https)?.to_owned();
+        let grant = grant.or_else(|| granted(&url));
         Ok(Self { url, host, path, grant })
     }
 
@@ -101,9 +103,34 @@ impl Target {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('?') || (is_folder && !rest.contains('/')))
     }
 
+    /// As it was given, or the one in the URL.
+    pub(crate) fn grant(&self) -> Option<&str> {
+        self.grant.as_deref()
+    }
+
+    /// Whether the URL has the grant in it.
+    pub(crate) fn grant_in_query(&self) -> bool {
+        self.grant.is_some() && self.grant == granted(&self.url)
+    }
+
+    /// Host, and port where one is named: what goes into `Host`.
+    pub(crate) fn authority(&self) -> &str {
+        &self.url[Position::BeforeHost..Position::AfterPort]
+    }
+
+    /// As it stands in the URL.
+    pub(crate) fn path_and_query(&self) -> String {
+        self.url[Position::BeforePath..Position::AfterQuery].to_owned()
+    }
+
     pub(crate) fn path(&self) -> &str {
         self.path.as_str()
     }
+}
+
+/// The grant of a signed URL.
+fn granted(url: &Url) -> Option<String> {
+    url.query_pairs().find(|(name, _)| name == carrier::NAME).map(|(_, grant)| grant.into_owned())
 }
 
 impl fmt::Debug for Target {

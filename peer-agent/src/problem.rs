@@ -83,6 +83,7 @@ fn opening(error: &OpenError) -> &'static str {
             EdgeError::GrantMissing(_) => "grant_missing",
             EdgeError::Forbidden(_) => "forbidden",
             EdgeError::NotFound(_) => "not_found",
+            EdgeError::Unshared { .. } => "failed",
             EdgeError::Refused(_) => "bad_request",
         },
         OpenError::Manifest(_) | OpenError::Ticket(_) | OpenError::Chunk(_) | OpenError::Answer(_) => "unverified",

@@ -24,7 +24,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{DefaultBodyLimit, Path as PathPart, State as Extracted},
-    response::{IntoResponse, Response},
+    response::{AppendHeaders, IntoResponse, Response},
     routing::{get, post},
 };
 use bytes::Bytes;
@@ -80,6 +80,13 @@ pub(crate) struct Wanted {
     /// The only version that will do, by its manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) version: Option<String>,
+}
+
+impl Wanted {
+    /// Whether any version will do, and what is not one as well.
+    pub(crate) fn is_from_the_start(&self) -> bool {
+        self.from == 0 && self.version.is_none()
+    }
 }
 
 #[derive(Clone)]
@@ -201,19 +208,23 @@ async fn content(Extracted(api): Extracted<Api>, Json(wanted): Json<Wanted>) -> 
     let known = Known { progress: download.progress(), broke: Arc::default() };
     let id = api.downloads.remember(known.clone());
     let head = [
-        (header::CONTENT_TYPE, download.media_type().to_owned()),
-        (header::CONTENT_LENGTH, download.length().saturating_sub(wanted.from).to_string()),
+        (header::CONTENT_TYPE, Some(download.media_type().to_owned())),
+        (header::CONTENT_LENGTH, download.length().map(|length| length.saturating_sub(wanted.from).to_string())),
         (header::HeaderName::from_static(VERSION_FIELD), download.manifest_id()),
-        (header::HeaderName::from_static(DOWNLOAD_FIELD), id.to_string()),
+        (header::HeaderName::from_static(DOWNLOAD_FIELD), Some(id.to_string())),
     ];
+    let head = head.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let broken = move |error: GetError| {
         // The first is the one that counts.
         let _said = known.broke.set(Problem::from(&error));
         error
     };
-    // Too short for what was announced: the reader learns that it broke off.
-    let content = download.into_stream_from(wanted.from).map_err(broken).take_until(api.over.cancelled_owned());
-    (head, Body::from_stream(content)).into_response()
+    let over = api.over.clone();
+    let end = async move { over.is_cancelled().then(|| Err(GetError::Failed(Problem::closing()))) };
+    let content = download.into_stream_from(wanted.from).take_until(api.over.cancelled_owned());
+    // An error: the reader learns that it broke off, whether or not its length was announced.
+    let content = content.chain(futures::stream::once(end).filter_map(std::future::ready)).map_err(broken);
+    (AppendHeaders(head), Body::from_stream(content)).into_response()
 }
 
 async fn progress(Extracted(api): Extracted<Api>, PathPart(id): PathPart<u64>) -> Response {

@@ -39,7 +39,7 @@ const AWAY: &str = "the background service is away";
 /// Content on its way, from either kind of agent.
 pub struct Transfer {
     media_type: String,
-    length: u64,
+    length: Option<u64>,
     publish: watch::Sender<Progress>,
     part: Part,
     /// Where to go on; none: what comes from a service ends with it.
@@ -51,9 +51,9 @@ pub struct Transfer {
 /// What one agent brings of it.
 pub(super) struct Part {
     pub(super) media_type: String,
-    /// Of the whole content, in bytes.
-    pub(super) length: u64,
-    /// Its manifest, hex.
+    /// Of the whole content, in bytes, if that is known.
+    pub(super) length: Option<u64>,
+    /// Its manifest, hex; none: it is no version.
     pub(super) version: Option<String>,
     pub(super) content: BoxStream<'static, Result<Bytes, GetError>>,
     pub(super) _following: AbortOnDropHandle<()>,
@@ -138,7 +138,7 @@ async fn alone(config: &Config, wanted: &Wanted, publish: &watch::Sender<Progres
     Ok(Part {
         media_type: download.media_type().to_owned(),
         length: download.length(),
-        version: Some(download.manifest_id()),
+        version: download.manifest_id(),
         content: download.into_stream_from(wanted.from).boxed(),
         _following: AbortOnDropHandle::new(tokio::spawn(following)),
         agent: Some(agent),
@@ -169,8 +169,8 @@ impl Transfer {
         &self.media_type
     }
 
-    /// Bytes of the content.
-    pub fn length(&self) -> u64 {
+    /// Bytes of the content; none: only its end will tell.
+    pub fn length(&self) -> Option<u64> {
         self.length
     }
 
@@ -188,7 +188,7 @@ impl Transfer {
                     self.fruitless = 0;
                     return Some(Ok(bytes));
                 }
-                None if self.wanted.from >= self.length => return None,
+                None if self.length.is_none_or(|length| self.wanted.from >= length) => return None,
                 None => GetError::Lost("the content broke off".into()),
                 Some(Err(error)) => error,
             };
@@ -201,7 +201,9 @@ impl Transfer {
     /// The rest, if what went wrong is that the service has gone.
     async fn go_on(&mut self, lost: GetError) -> Result<(), GetError> {
         let Some(config) = self.config.as_ref().filter(|_| self.part.agent.is_none()) else { return Err(lost) };
-        if !lost.is_lost() || self.fruitless >= MOST_FRUITLESS {
+        // What is no version may be something else by now.
+        let can_go_on = self.wanted.version.is_some() || self.wanted.from == 0;
+        if !lost.is_lost() || !can_go_on || self.fruitless >= MOST_FRUITLESS {
             return Err(lost);
         }
         self.fruitless += 1;

@@ -14,6 +14,7 @@ use axum::{
     Router,
     extract::{Path as PathPart, State},
     http::{HeaderMap, StatusCode},
+    response::IntoResponse,
     routing::get,
 };
 use bytes::Bytes;
@@ -62,6 +63,18 @@ pub(crate) struct Object {
     pub(crate) sealed: Vec<Bytes>,
 }
 
+/// What a provider's server answers.
+#[derive(Clone, Default)]
+pub(crate) struct Plain {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(&'static str, &'static str)>,
+    pub(crate) parts: Vec<Bytes>,
+    /// It breaks off after these.
+    pub(crate) breaks: bool,
+    /// How a grant must come, as `bearer` or `query`; none: not at all.
+    pub(crate) carrier: Option<&'static str>,
+}
+
 #[derive(Default)]
 struct Petal {
     members: BTreeMap<[u8; 32], (Join, Outbox)>,
@@ -89,6 +102,12 @@ pub(crate) struct Inner {
     site_key: SigningKey,
     url: OnceLock<String>,
     objects: Mutex<HashMap<String, Arc<Object>>>,
+    /// What has no version: answers by target, and where a grant must be.
+    plain: Mutex<HashMap<String, Plain>>,
+    /// Heads of what was read as any HTTP reader would.
+    pub(crate) read: Mutex<Vec<(String, HeaderMap)>>,
+    /// Grants that came with Open.
+    pub(crate) granted: Mutex<Vec<String>>,
     sessions: Mutex<HashMap<String, Session>>,
     petals: Mutex<HashMap<ManifestId, Petal>>,
     /// How often each chunk was served.
@@ -137,6 +156,9 @@ impl Running {
             site_key: SigningKey::from_seed(&[3; 32]),
             url: OnceLock::new(),
             objects: Mutex::default(),
+            plain: Mutex::default(),
+            read: Mutex::default(),
+            granted: Mutex::default(),
             sessions: Mutex::default(),
             petals: Mutex::default(),
             served: Mutex::default(),
@@ -160,8 +182,10 @@ impl Running {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Some(tls), limits).await.unwrap();
         let url = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
         edge.0.url.set(url.clone()).unwrap();
-        let chunks =
-            Router::new().route(&format!("{CHUNKS_PATH}/{{id}}/{{index}}"), get(chunk)).with_state(edge.clone());
+        let chunks = Router::new()
+            .route(&format!("{CHUNKS_PATH}/{{id}}/{{index}}"), get(chunk))
+            .route("/{*rest}", get(plain))
+            .with_state(edge.clone());
         let app = tonic::service::Routes::new(AgentsServer::new(edge.clone())).into_axum_router().merge(chunks);
         let stop = CancellationToken::new();
         let task = tokio::spawn(listener.serve(app, stop.clone()));
@@ -225,6 +249,11 @@ impl Running {
         object
     }
 
+    /// Puts what has no version at this path.
+    pub(crate) fn provide(&self, path: &str, plain: Plain) {
+        self.edge.0.plain.lock().unwrap().insert(path.to_owned(), plain);
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }
@@ -282,6 +311,29 @@ fn seal(site_key: &SigningKey, path: &str, plain: Vec<u8>, number: u8) -> Object
     let signed = draft.sign(site_key).unwrap();
     let manifest = signed.verify(&site_key.verifying_key()).unwrap();
     Object { plain, key, manifest, signed, sealed }
+}
+
+async fn plain(State(edge): State<Edge>, request: axum::extract::Request) -> axum::response::Response {
+    let target = request.uri().path_and_query().unwrap().to_string();
+    edge.0.read.lock().unwrap().push((target, request.headers().clone()));
+    let Some(plain) = edge.0.plain.lock().unwrap().get(request.uri().path()).cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let come = match plain.carrier {
+        Some("bearer") => request.headers().contains_key("authorization"),
+        Some(_) => request.uri().query().is_some_and(|query| query.contains("umbel_grant=")),
+        None => true,
+    };
+    if !come {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let mut response = axum::response::Response::builder().status(plain.status);
+    for (name, value) in &plain.fields {
+        response = response.header(*name, *value);
+    }
+    let broken = plain.breaks.then(|| Err(std::io::Error::other("broken")));
+    let parts = plain.parts.into_iter().map(Ok).chain(broken);
+    response.body(axum::body::Body::from_stream(futures::stream::iter(parts))).unwrap()
 }
 
 async fn chunk(
@@ -504,11 +556,16 @@ impl Agents for Edge {
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenReply>, Status> {
         let path = request.get_ref().path.clone();
+        self.0.granted.lock().unwrap().push(request.get_ref().grant.clone());
+        let is_plain = self.0.plain.lock().unwrap().contains_key(&path);
         let object = self.0.objects.lock().unwrap().get(&path).cloned();
         let agent = self.caller(&request, |session| {
             session.opened.extend(object.iter().map(|object| object.manifest.id().to_string()));
             session.agent
         })?;
+        if is_plain {
+            return Err(Status::failed_precondition(path));
+        }
         let object = object.ok_or_else(|| Status::not_found(path))?;
         let request = request.into_inner();
         self.0.opens.send_modify(|opens| *opens += 1);
