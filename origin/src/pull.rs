@@ -25,7 +25,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 use umbel_content::{ObjectPath, VersionId};
 use umbel_http_cache::{CacheStatus, Policy};
-use umbel_service::{files, installation::Installation, passing};
+use umbel_service::{
+    files,
+    installation::Installation,
+    passing::{self, BreaksOffLast},
+};
 use umbel_shared_cache::{Answered, Failed, Key, Place, Planned, Segment, SharedCache, Shelves, pieces};
 
 use self::{client::PullClient, forward::Forward, guard::Guard, provider::Providers, versions::Versions};
@@ -106,11 +110,13 @@ impl Pull {
         let asked = request.headers_mut().remove(VERSION_HEADER);
         let asked = asked.and_then(|version| version.to_str().ok()?.parse().ok()).unwrap_or_default();
         let knows_enough = self.knows_what_was_purged(asked);
-        if knows_enough && self.is_for_the_cache(&request) {
+        let response = if knows_enough && self.is_for_the_cache(&request) {
             self.shared(site_id, request).await
         } else {
             self.pass(site_id, request).await
-        }
+        };
+        // Or an edge would take a server that breaks off for an origin that does.
+        response.map(|body| Body::new(BreaksOffLast::new(body)))
     }
 
     /// An edge that has applied a version of the configuration that this origin has not may know of a purge that it does not:

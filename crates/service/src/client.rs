@@ -26,6 +26,10 @@ use rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
 
+mod strict;
+
+pub use self::strict::{Strict, StrictStream};
+
 /// A pooled HTTP client; requests carry whole bodies, responses stream.
 pub type HttpClient = Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>;
 

@@ -8,6 +8,7 @@ pub mod client;
 pub mod config;
 pub mod files;
 pub mod follow;
+mod framing;
 pub mod installation;
 pub mod listen;
 pub mod node;

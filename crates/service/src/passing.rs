@@ -1,5 +1,12 @@
 //! What a server does to each request that it passes on to another, edge and origin alike.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header, request};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -70,6 +77,53 @@ pub fn say_where_from(request: &mut request::Parts) -> Result<(), GoesInCircles>
         request.headers.extend(value.map(|value: HeaderValue| (name, value)));
     }
     Ok(())
+}
+
+/// A body that breaks off behind what is there of it: the head and the bytes before leave first, so that whoever reads knows that
+/// he was answered, and that it is the answer which is not whole.
+#[derive(Debug)]
+pub struct BreaksOffLast {
+    body: Body,
+    error: Option<axum::Error>,
+}
+
+impl BreaksOffLast {
+    /// Wraps a body.
+    #[must_use]
+    pub fn new(body: Body) -> Self {
+        Self { body, error: None }
+    }
+}
+
+impl HttpBody for BreaksOffLast {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Err(error)) => {
+                // Whoever sends waits, and writes meanwhile what he has.
+                self.error = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            other => Poll::Ready(other),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.error.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Copies both ways between upgraded connections until one side ends.

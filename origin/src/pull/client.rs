@@ -19,7 +19,7 @@ use rustls::{
 };
 use tower::Service;
 use tracing::warn;
-use umbel_service::client::Names;
+use umbel_service::client::{Names, Strict};
 
 use super::guard::Guard;
 
@@ -30,7 +30,7 @@ const IDLE_CONNECTIONS: Duration = Duration::from_secs(60);
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_FIELDS: usize = 200;
 
-type Connector = HttpsConnector<HttpConnector<Guarded>>;
+type Connector = Strict<HttpsConnector<HttpConnector<Guarded>>>;
 
 /// All of a name's addresses are ones that the guard does not permit.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +113,7 @@ fn client(guard: &Arc<Guard>, tls: ClientConfig, http2: bool) -> Client<Connecto
         .http2_keep_alive_interval(Duration::from_secs(20))
         .http2_keep_alive_timeout(Duration::from_secs(10))
         .set_host(false)
-        .build(connector)
+        .build(Strict(connector))
 }
 
 fn roots(extra: Option<&Path>) -> anyhow::Result<RootCertStore> {

@@ -49,6 +49,9 @@ pub(crate) enum PullError {
     /// A connection, and no answer that is HTTP.
     #[error("the upstream server's answer is broken")]
     Broken(#[source] legacy::Error),
+    /// An answer in HTTP that is none to this request.
+    #[error("the upstream server answers something else than it was asked")]
+    Nonsense,
     /// No answer in time.
     #[error("the upstream server does not answer in time")]
     Timeout,
@@ -59,7 +62,9 @@ impl PullError {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::NoUpstream | Self::NotPermitted | Self::Unreachable(_) | Self::Broken(_) => StatusCode::BAD_GATEWAY,
+            Self::NoUpstream | Self::NotPermitted | Self::Unreachable(_) | Self::Broken(_) | Self::Nonsense => {
+                StatusCode::BAD_GATEWAY
+            }
         }
     }
 
@@ -70,6 +75,7 @@ impl PullError {
             Self::NotPermitted => "not-permitted",
             Self::Unreachable(_) => "unreachable",
             Self::Broken(_) => "broken",
+            Self::Nonsense => "nonsense",
             Self::Timeout => "timeout",
         }
     }
@@ -112,7 +118,7 @@ impl Forward {
                 // The server may have closed an idle connection when this was on its way to it.
                 answer = self.ask(pull, url, &parts, &path, Body::empty(), until).await;
             }
-            match answer {
+            match answer.and_then(|response| sensible(&parts, response)) {
                 Ok(response) => {
                     self.upstreams.answered(url);
                     return Ok(self.answer(pull, response, reader));
@@ -169,6 +175,18 @@ impl Forward {
         response.headers_mut().remove(FAILED_HEADER);
         response.map(|body| Body::new(TimeoutBody::new(or(pull.between_bytes_ms, BETWEEN_BYTES), body)))
     }
+}
+
+/// Another protocol, or that nothing has changed, is no answer to one who did not ask for it; passed on, it would break
+/// a reader's connection or leave him without what he wants.
+fn sensible(asked: &Parts, response: Response<Incoming>) -> Result<Response<Incoming>, PullError> {
+    let has = |name| asked.headers.contains_key(name);
+    let sense = match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => has(header::UPGRADE),
+        StatusCode::NOT_MODIFIED => has(header::IF_NONE_MATCH) || has(header::IF_MODIFIED_SINCE),
+        _ => true,
+    };
+    if sense { Ok(response) } else { Err(PullError::Nonsense) }
 }
 
 /// How long all servers together may take to begin an answer: one that is stuck is left, when there are others, after half of

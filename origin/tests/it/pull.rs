@@ -347,6 +347,76 @@ async fn garbage_is_no_answer() {
     shield.stop().await;
 }
 
+/// Else an edge would think that it is the origin which does not answer.
+#[tokio::test]
+async fn a_body_that_breaks_off_has_a_head() {
+    let mut shield = Shield::new().await;
+    for control in ["max-age=60", "no-store"] {
+        let address = shield
+            .raw(move |_, mut stream| async move {
+                head(&mut stream).await;
+                let answer = format!("HTTP/1.1 200 OK\r\ncache-control: {control}\r\ncontent-length: 9\r\n\r\nhalf");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            })
+            .await;
+        shield.pulls_from(&[http(address)]);
+        for number in 0..10 {
+            let answer = shield.get(&format!("/{number}")).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{control}");
+            answer.into_body().collect().await.unwrap_err();
+        }
+    }
+    shield.stop().await;
+}
+
+/// One answer is all that a request gets, whatever else its server sends, and at whatever time.
+#[tokio::test]
+async fn what_was_not_asked_for_answers_nobody() {
+    let mut shield = Shield::new().await;
+    let address = shield
+        .raw(|_, mut stream| async move {
+            let evil = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
+            while let Some(head) = head(&mut stream).await {
+                let path = head.split(' ').nth(1).unwrap().to_owned();
+                let length = path.len();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{path}{evil}");
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await;
+    shield.pulls_from(&[http(address)]);
+    for number in 0..20 {
+        let path = format!("/{number}");
+        assert_eq!(text(shield.get(&path).await).await, path);
+    }
+    shield.stop().await;
+}
+
+/// RFC 9110, section 15.2.
+#[tokio::test]
+async fn interim_answers_are_read_over() {
+    let mut shield = Shield::new().await;
+    let address = shield
+        .raw(|_, mut stream| async move {
+            let hint = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n";
+            let answer = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 2\r\n\r\nok";
+            while head(&mut stream).await.is_some() {
+                let all = format!("HTTP/1.1 100 Continue\r\n\r\n{hint}{hint}{answer}");
+                stream.write_all(all.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+    shield.pulls_from(&[http(address)]);
+    for path in ["/x", "/x", "/y"] {
+        let answer = shield.get(path).await;
+        assert_eq!((answer.status(), said(&answer, "link")), (StatusCode::OK, ""));
+        assert_eq!(text(answer).await, "ok");
+    }
+    shield.stop().await;
+}
+
 #[tokio::test]
 async fn tls_is_verified_with_the_operators_roots() {
     let ca = Ca::new();

@@ -9,17 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a connection waits for when it waits for the client to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Awaited {
-    /// The first byte of all, or the rest of a request's line and fields.
-    #[default]
-    Head,
-    /// The content of a request.
-    Content,
-    /// Another request, if there is one: whoever keeps connections open may do so.
-    Nothing,
-}
+pub(super) use crate::framing::Awaited;
 
 /// How slow is too slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
