@@ -23,6 +23,7 @@ mod encoder;
 mod limit;
 mod pages;
 
+use self::limit::Cap;
 pub(crate) use self::{encode::Encodings, limit::Limiter};
 
 /// Answers a request for something of `site`.
@@ -45,14 +46,16 @@ async fn by_rules(
     mut request: Parts,
     body: Body,
 ) -> Response<Body> {
-    let asked = Asked::of(&request);
-    let mut response = match at_once(core, *number, rules, &asked) {
+    let (asked, cap) = (Asked::of(&request), Cap::new(rules.limits.request_body));
+    let refused = at_once(core, *number, rules, &asked).or_else(|| cap.refuse(&asked.headers));
+    let mut response = match refused {
         Some(response) => response,
         None => {
             if let Some(compression) = &rules.compression {
                 prepare(compression, site, &mut request);
             }
-            let response = respond::content(core, view, site, request, body).await;
+            let response = respond::content(core, view, site, request, cap.of(body)).await;
+            let response = cap.answer(response);
             pages::replace(core, site, &rules.error_pages, &asked, response).await
         }
     };

@@ -1,4 +1,4 @@
-//! `[limits]`: how often each edge answers.
+//! `[limits]`: how often each edge answers, and how much it takes.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -18,6 +18,8 @@ pub struct Limits {
     pub client: Option<Rate>,
     /// Of all.
     pub site: Option<Rate>,
+    /// Bytes that the content of a request may have; none: any.
+    pub request_body: Option<u64>,
 }
 
 /// Requests in a time.
@@ -33,7 +35,10 @@ impl Limits {
     pub(crate) fn read(written: &proto::Limits, mistakes: &mut Mistakes) -> Self {
         let mut read =
             |key: &str, rate: &Option<proto::Rate>| rate.as_ref().and_then(|rate| Rate::read(key, rate, mistakes));
-        Self { client: read("limits.client", &written.client), site: read("limits.site", &written.site) }
+        let (client, site) = (read("limits.client", &written.client), read("limits.site", &written.site));
+        let is_limited = !written.request_body.is_empty();
+        let request_body = is_limited.then(|| mistakes.size("limits.request_body", &written.request_body, u64::MAX));
+        Self { client, site, request_body }
     }
 }
 
@@ -90,13 +95,23 @@ mod tests {
         ] {
             let limits = rules(&format!("limits.client = {{ {written} }}")).limits;
             let rate = Rate { each: Duration::from_millis(each), burst: NonZeroU32::new(burst).unwrap() };
-            assert_eq!(limits, Limits { client: Some(rate), site: None }, "{written}");
+            assert_eq!(limits, Limits { client: Some(rate), ..Limits::default() }, "{written}");
         }
         for rate in ["", "20", "20/day", "0/s", "-1/s", "x/s", "5000000000/s"] {
             assert_eq!(mistakes(&format!("limits.site = {{ rate = '{rate}' }}")), ["limits.site.rate"], "{rate}");
         }
         assert_eq!(mistakes("limits.client = { rate = '1/min', burst = 100 }"), ["limits.client.burst"]);
         assert_eq!(mistakes("limits.client = { rate = '4000000000/s' }"), ["limits.client.rate"]);
+    }
+
+    #[test]
+    fn request_bodies() {
+        for (written, expected) in
+            [("", None), ("request_body = '0B'", Some(0)), ("request_body = '2 MiB'", Some(2 << 20))]
+        {
+            assert_eq!(rules(&format!("[limits]\n{written}")).limits.request_body, expected, "{written}");
+        }
+        assert_eq!(mistakes("limits.request_body = 'much'"), ["limits.request_body"]);
     }
 
     #[test]

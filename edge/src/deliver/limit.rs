@@ -1,14 +1,23 @@
 //! Shuts out who asks too often: one client, then all of a site together. Who is shut out as a client takes nothing from the
-//! others' share.
+//! others' share. And who sends too much ([`Cap`]).
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::body::Body;
 use governor::{
     DefaultDirectRateLimiter, Quota,
     clock::{Clock, DefaultClock},
 };
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Limited};
 use moka::sync::Cache;
 use umbel_delivery::{Limits, Rate, network};
 
@@ -53,6 +62,47 @@ impl Limiter {
         self.metrics.limited(kind);
         Some(too_many(wait))
     }
+}
+
+/// What the content of one request may be.
+#[derive(Debug, Default)]
+pub(super) struct Cap {
+    limit: Option<u64>,
+    is_exceeded: Arc<AtomicBool>,
+}
+
+impl Cap {
+    pub(super) fn new(limit: Option<u64>) -> Self {
+        Self { limit, is_exceeded: Arc::default() }
+    }
+
+    /// The answer to one who says that he is about to send more.
+    pub(super) fn refuse(&self, request: &HeaderMap) -> Option<Response<Body>> {
+        let length = request.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
+        (length > self.limit?).then(too_large)
+    }
+
+    /// The content, which breaks off where it becomes too much.
+    pub(super) fn of(&self, body: Body) -> Body {
+        let Some(limit) = self.limit.filter(|_| !body.is_end_stream()) else { return body };
+        let is_exceeded = self.is_exceeded.clone();
+        let note = move |error: Box<dyn std::error::Error + Send + Sync>| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                is_exceeded.store(true, Ordering::Release);
+            }
+            error
+        };
+        Body::new(Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX)).map_err(note))
+    }
+
+    /// In place of what came of a request that was cut off.
+    pub(super) fn answer(&self, response: Response<Body>) -> Response<Body> {
+        if self.is_exceeded.load(Ordering::Acquire) { too_large() } else { response }
+    }
+}
+
+fn too_large() -> Response<Body> {
+    refusal(StatusCode::PAYLOAD_TOO_LARGE, "the site does not take as much")
 }
 
 fn limiter(Rate { each, burst }: Rate) -> Arc<DefaultDirectRateLimiter> {

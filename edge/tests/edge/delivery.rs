@@ -7,6 +7,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use reqwest::Client;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
 use tokio_stream::StreamExt;
 use tower::ServiceExt;
 use umbel_edge::Edge;
@@ -76,6 +80,103 @@ impl Place {
         let text = std::str::from_utf8(&text).unwrap();
         text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0").trim().parse().unwrap()
     }
+}
+
+const HANG: Duration = Duration::from_secs(60);
+
+/// What the provider's server gets of a request's content: a piece, its end, or that it breaks off.
+type Got = Result<Bytes, ()>;
+
+async fn got(gets: &mut mpsc::Receiver<Got>) -> Got {
+    tokio::time::timeout(HANG, gets.recv()).await.expect("the server is told").unwrap()
+}
+
+/// The provider's server reads to the end before it answers.
+fn reads(place: &Place) -> mpsc::Receiver<Got> {
+    let (says, gets) = mpsc::channel(8);
+    place.network.origin.provide(move |request| {
+        let says = says.clone();
+        async move {
+            let mut content = request.into_body().into_data_stream();
+            while let Some(piece) = content.next().await {
+                let is_broken = piece.is_err();
+                says.send(piece.map_err(drop)).await.unwrap();
+                if is_broken {
+                    return Response::new(Body::empty());
+                }
+            }
+            says.send(Ok(Bytes::new())).await.unwrap();
+            Response::new(Body::empty())
+        }
+    });
+    gets
+}
+
+#[tokio::test]
+async fn longer_content_than_the_site_takes_over_http_1() {
+    let place = Place::with("limits.request_body = '8B'").await;
+    let mut gets = reads(&place);
+    let mut tls = umbel_service::tls::client(&place.network.authority.pem, None).unwrap();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls));
+    // The rest is sent when the server has what comes before.
+    for (head, first, rest, status) in [
+        ("Content-Length: 8", "abcdefgh", "", "200"),
+        ("Content-Length: 9\r\nExpect: 100-continue", "", "", "413"),
+        ("Transfer-Encoding: chunked", "3\r\nabc\r\n", "5\r\ndefgh\r\n0\r\n\r\n", "200"),
+        ("Transfer-Encoding: chunked", "3\r\nabc\r\n", "6\r\ndefghi\r\n", "413"),
+    ] {
+        let tcp = tokio::net::TcpStream::connect(place.edge.ports().public).await.unwrap();
+        let mut stream = connector.connect("pulled.test".try_into().unwrap(), tcp).await.unwrap();
+        let request = format!("POST /x HTTP/1.1\r\nHost: pulled.test\r\nConnection: close\r\n{head}\r\n\r\n{first}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        if !first.is_empty() {
+            assert!(got(&mut gets).await.is_ok_and(|piece| !piece.is_empty()), "{head} {rest}");
+        }
+        stream.write_all(rest.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // Whoever closes while there is more to come need not say good-bye.
+        drop(tokio::time::timeout(HANG, stream.read_to_end(&mut answer)).await.expect("the connection is closed"));
+        assert_eq!(String::from_utf8(answer).unwrap().split(' ').nth(1), Some(status), "{head} {rest}");
+        if !first.is_empty() {
+            let end = loop {
+                match got(&mut gets).await {
+                    Ok(piece) if !piece.is_empty() => {}
+                    end => break end,
+                }
+            };
+            assert_eq!(end.is_ok(), status == "200", "{head} {rest}");
+        }
+        assert!(gets.try_recv().is_err(), "{head} {rest}");
+    }
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn longer_content_than_the_site_takes_over_http_2() {
+    let place = Place::with("limits.request_body = '8B'").await;
+    let mut gets = reads(&place);
+    let post = |body: reqwest::Body| place.client.post("https://pulled.test/x").body(body).send();
+    assert_eq!(post("abcdefghi".into()).await.unwrap().status(), 413);
+    assert!(gets.try_recv().is_err(), "nothing is taken of what says that it is too long");
+    for (last, status) in [("defgh", 200), ("defghi", 413)] {
+        let (pieces, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+        let body = reqwest::Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(receiver));
+        let feeding = async {
+            pieces.send(Ok(Bytes::from_static(b"abc"))).await.unwrap();
+            assert_eq!(got(&mut gets).await.unwrap(), "abc");
+            pieces.send(Ok(Bytes::from_static(last.as_bytes()))).await.unwrap();
+            if status == 200 {
+                drop(pieces);
+                assert_eq!((got(&mut gets).await, got(&mut gets).await), (Ok(last.into()), Ok(Bytes::new())));
+            } else {
+                assert_eq!(got(&mut gets).await, Err(()));
+            }
+        };
+        let (response, ()) = tokio::join!(post(body), feeding);
+        assert_eq!(response.unwrap().status(), status);
+    }
+    place.edge.stop().await;
 }
 
 fn text(length: usize) -> Vec<u8> {
