@@ -157,11 +157,12 @@ impl Building<'_> {
         let token = join_token(api, &folder, NodeRole::Edge).await?;
         let ports = self.ports.edge(number);
         let text = format!(
-            "state = {:?}\npublic_listen = \"{}\"\ninternal_listen = \"{}\"\nrelay_listen = \"{}\"\n\
+            "state = {:?}\npublic_listen = \"{}\"\nplain_listen = \"{}\"\ninternal_listen = \"{}\"\nrelay_listen = \"{}\"\n\
              relay_quic_listen = \"{}\"\nops_listen = \"{}\"\npublic_url = \"https://localhost:{}\"\n\
              internal_url = \"https://localhost:{}\"\nrelay_url = \"https://localhost:{}\"\ndisk_cache = \"{}\"\n{token}",
             folder.display().to_string(),
             loopback(ports.public),
+            loopback(ports.plain),
             loopback(ports.internal),
             loopback(ports.relay),
             loopback(ports.relay_quic),

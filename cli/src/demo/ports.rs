@@ -28,6 +28,8 @@ pub(super) struct EdgePorts {
     /// UDP.
     pub(super) relay_quic: u16,
     pub(super) ops: u16,
+    /// HTTP without TLS.
+    pub(super) plain: u16,
 }
 
 impl Ports {
@@ -67,7 +69,14 @@ impl Ports {
     /// Edge 1 or 2.
     pub(super) fn edge(self, number: usize) -> EdgePorts {
         let first = self.base + if number == 1 { 10 } else { 20 };
-        EdgePorts { public: first, internal: first + 1, relay: first + 2, relay_quic: first + 3, ops: first + 4 }
+        EdgePorts {
+            public: first,
+            internal: first + 1,
+            relay: first + 2,
+            relay_quic: first + 3,
+            ops: first + 4,
+            plain: first + 5,
+        }
     }
 
     fn all(self) -> Vec<(u16, String)> {
@@ -85,6 +94,7 @@ impl Ports {
             all.push((edge.relay, format!("edge {number}, relay")));
             all.push((edge.relay_quic, format!("edge {number}, address discovery, UDP")));
             all.push((edge.ops, format!("edge {number}, health")));
+            all.push((edge.plain, format!("edge {number}, without TLS")));
         }
         all
     }
