@@ -1,11 +1,15 @@
 //! The `Cache-Status` field (RFC 9211), written as structured fields (RFC 9651).
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 
 use http::{HeaderValue, StatusCode};
 
 /// Largest integer of a structured field, RFC 9651, section 3.3.1.
 const MAX_INTEGER: i64 = 999_999_999_999_999;
+
+/// Most members are no longer.
+const USUAL: usize = 48;
 
 /// Why a request went forward (RFC 9211, section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,7 +36,7 @@ pub enum Forward {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheStatus {
     /// The cache's name.
-    pub cache: String,
+    pub cache: Cow<'static, str>,
     /// Why it went forward; `None` for a hit.
     pub forward: Option<Forward>,
     /// What the next server answered.
@@ -50,21 +54,23 @@ pub struct CacheStatus {
 impl CacheStatus {
     /// Satisfied without going forward.
     #[must_use]
-    pub fn hit(cache: impl Into<String>) -> Self {
+    pub fn hit(cache: impl Into<Cow<'static, str>>) -> Self {
         let cache = cache.into();
         Self { cache, forward: None, forward_status: None, ttl: None, stored: false, collapsed: false, detail: None }
     }
 
     /// Went forward.
     #[must_use]
-    pub fn forward(cache: impl Into<String>, why: Forward) -> Self {
+    pub fn forward(cache: impl Into<Cow<'static, str>>, why: Forward) -> Self {
         Self { forward: Some(why), ..Self::hit(cache) }
     }
 
     /// The member that this cache adds to the field's list.
     #[must_use]
     pub fn to_value(&self) -> HeaderValue {
-        HeaderValue::try_from(self.to_string()).expect("what structured fields are made of is visible ASCII")
+        let mut text = String::with_capacity(USUAL);
+        write!(text, "{self}").expect("a string takes everything");
+        HeaderValue::try_from(text).expect("what structured fields are made of is visible ASCII")
     }
 }
 

@@ -45,11 +45,8 @@ fn origin_may_act(headers: &HeaderMap, stored: &Stored) -> bool {
         return any_tag(headers.get_all(IF_MATCH).iter(), |tag| ours.is_some_and(|ours| tag.is_strongly(&ours)))
             || has_star(headers, &IF_MATCH);
     }
-    match (only_date(headers, &IF_UNMODIFIED_SINCE), stored.last_modified()) {
-        (Some(since), Some(modified)) => modified <= since,
-        (Some(_), None) => false,
-        (None, _) => true,
-    }
+    let Some(since) = only_date(headers, &IF_UNMODIFIED_SINCE) else { return true };
+    stored.last_modified().is_some_and(|modified| modified <= since)
 }
 
 fn has_star(headers: &HeaderMap, name: &HeaderName) -> bool {
@@ -60,9 +57,9 @@ fn client_is_current(headers: &HeaderMap, stored: &Stored) -> bool {
     if headers.contains_key(IF_NONE_MATCH) {
         return has_star(headers, &IF_NONE_MATCH) || has_tag(headers, stored);
     }
+    let Some(since) = only_date(headers, &IF_MODIFIED_SINCE) else { return false };
     // Without Last-Modified the response is as new as its Date.
-    let newest = stored.last_modified().unwrap_or_else(|| stored.date());
-    only_date(headers, &IF_MODIFIED_SINCE).is_some_and(|since| newest <= since)
+    stored.last_modified().unwrap_or_else(|| stored.date()) <= since
 }
 
 /// `If-None-Match` has the stored tag, compared weakly. A tag that is malformed on both sides, but the same, is the same.

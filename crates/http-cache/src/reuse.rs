@@ -1,6 +1,6 @@
 //! Whether a stored response answers a request (RFC 9111, section 4).
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::cmp::Reverse;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -99,7 +99,7 @@ impl Reuse {
     /// The member of `Cache-Status` as far as it is known now (RFC 9211). A 504 for `only-if-cached` went nowhere and is no hit, which that
     /// field cannot say: it gets a `detail`.
     #[must_use]
-    pub fn cache_status(&self, cache: impl Into<String>) -> CacheStatus {
+    pub fn cache_status(&self, cache: impl Into<Cow<'static, str>>) -> CacheStatus {
         match self {
             Self::Fresh { freshness, .. } | Self::Stale { freshness, .. } => {
                 CacheStatus { ttl: Some(freshness.ttl()), ..CacheStatus::hit(cache) }
