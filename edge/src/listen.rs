@@ -77,8 +77,12 @@ impl App for Public {
         }
     }
 
-    fn before_sending(&self) {
-        self.core.meter.before_sending();
+    fn unwritten(&self) -> u16 {
+        self.core.meter.unwritten()
+    }
+
+    fn before_sending(&self, unwritten: u16) {
+        self.core.meter.before_sending(unwritten);
     }
 }
 

@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use umbel_service::unix_now;
 use umbel_wire::control::Served;
 
-use crate::spool::Spool;
+use crate::spool::{Lists, Spool};
 
 /// Bytes of a response that may be on their way without a record.
 const RECORD_EVERY: u64 = 64 * 1024;
@@ -57,9 +57,14 @@ impl Meter {
         self.spool.served(served(site_id.to_owned(), counted(path, status).to_owned(), status.as_u16(), (1, bytes)));
     }
 
-    /// Called on the thread that counted, before anything that it counted leaves.
-    pub(crate) fn before_sending(&self) {
-        self.spool.write_down();
+    /// Where this thread has counted what is not written down yet.
+    pub(crate) fn unwritten(&self) -> Lists {
+        self.spool.unwritten()
+    }
+
+    /// Called before anything leaves that was counted there.
+    pub(crate) fn before_sending(&self, unwritten: Lists) {
+        self.spool.write_down(unwritten);
     }
 }
 

@@ -35,6 +35,7 @@ mod tally;
 
 use batch::{Amount, ServedKey};
 use segment::Record;
+pub(crate) use tally::Lists;
 use tally::Tally;
 
 /// A segment is sealed when it is this long: its batch fits in one message.
@@ -52,6 +53,9 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a receipt may wait for the disk.
 const SYNC_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes that are written at a time, mostly no more.
+const USUAL: usize = 1024;
 
 /// Sums kept in memory while the disk refuses writes.
 const MAX_OWED: usize = 100_000;
@@ -151,19 +155,21 @@ impl Spool {
     /// kept in memory and written later.
     pub(crate) fn served(&self, served: Served) {
         if self.tally.add(served) {
-            self.write_down();
+            self.write_down(self.tally.mine());
         }
     }
 
-    /// What this thread was told that readers are sent reaches the kernel.
-    pub(crate) fn write_down(&self) {
-        self.write(&self.tally.take_mine());
+    /// The lists with what this thread was told that readers are sent, until it is written down.
+    pub(crate) fn unwritten(&self) -> Lists {
+        self.tally.mine()
+    }
+
+    /// What is in these lists reaches the kernel.
+    pub(crate) fn write_down(&self, lists: Lists) {
+        self.tally.empty(lists, |served| self.write(served));
     }
 
     fn write(&self, served: &[Served]) {
-        if served.is_empty() {
-            return;
-        }
         let mut state = self.lock();
         state.settle();
         if let Err(error) = state.append(served.iter().cloned().map(Record::from)) {
@@ -233,7 +239,7 @@ impl Spool {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.write(&self.tally.take_all());
+        self.write_down(Lists::MAX);
         let (files, written) = {
             let mut state = self.lock();
             state.settle();
@@ -276,7 +282,7 @@ impl Spool {
     }
 
     fn end_segment(&self) {
-        self.write(&self.tally.take_all());
+        self.write_down(Lists::MAX);
         let mut state = self.lock();
         if state.ended.is_some() || state.open.length == 0 {
             return;
@@ -393,7 +399,7 @@ impl State {
         if self.open.length >= MAX_SEGMENT_BYTES {
             return Err(io::Error::other("the usage segment is full and no new one has been begun"));
         }
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(USUAL);
         for record in records {
             segment::encode(&record, &mut bytes);
         }

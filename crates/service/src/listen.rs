@@ -72,8 +72,15 @@ pub trait App: Clone + Send + Sync + 'static {
     /// The answer to one request.
     fn answer(&self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
 
-    /// Called before anything of an answer leaves, on the thread that had a part of it made.
-    fn before_sending(&self) {}
+    /// What the answers that this thread has made wait for, a bit each: it is to be done before anything of them leaves, and
+    /// is better done for many at once. 0: they wait for nothing.
+    fn unwritten(&self) -> u16 {
+        0
+    }
+
+    /// Does what [`App::unwritten`] returned when a turn of the connection ended, on whatever thread. When this returns it is
+    /// done, by whomever.
+    fn before_sending(&self, _unwritten: u16) {}
 }
 
 impl App for Router {
@@ -275,15 +282,14 @@ async fn serve_connection(
     app: impl App,
     shutdown: CancellationToken,
 ) {
-    let (stream, cork) = cork::corked(transport, {
-        let app = app.clone();
-        Box::new(move || app.before_sending())
-    });
+    let (stream, cork) = cork::corked(transport, Box::new(app.clone()));
     let (stream, talk) = Strict::new(stream, resident);
     let (patience, watched) = (rules.limits.patience(), talk.clone());
     let requests = Requests::default();
     let builder = builder(rules.limits, requests.clone());
     let mut turns = Turns::new(requests, cork);
+    // One of its own: to look at it is to lock it.
+    let shutdown = shutdown.child_token();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let behind = rules.proxies.behind(&connection, request.headers());
         request.extensions_mut().insert(behind.unwrap_or_else(|| connection.clone()));

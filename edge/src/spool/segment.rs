@@ -41,11 +41,13 @@ impl From<Received> for Record {
 
 /// Appends the record's bytes to `to`.
 pub(crate) fn encode(record: &Record, to: &mut Vec<u8>) {
-    let payload = record.encode_to_vec();
+    let start = to.len();
+    to.extend_from_slice(&[0; HEAD]);
+    record.encode_raw(to);
+    let (head, payload) = to[start..].split_at_mut(HEAD);
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    to.extend_from_slice(&length.to_le_bytes());
-    to.extend_from_slice(&blake3::hash(&payload).as_bytes()[..8]);
-    to.extend_from_slice(&payload);
+    head[..4].copy_from_slice(&length.to_le_bytes());
+    head[4..].copy_from_slice(&blake3::hash(payload).as_bytes()[..8]);
 }
 
 /// The whole records at the start of `bytes`, and how many bytes they take. What follows is torn.

@@ -2,29 +2,36 @@
 
 use std::{
     cell::Cell,
-    mem,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
 };
 
 use umbel_wire::control::Served;
 
-/// Threads add to lists of their own, so that they do not wait for each other.
+/// Threads add to lists of their own, so that they do not wait for each other. As many as [`Lists`] has bits.
 const STRIPES: usize = 16;
+
+/// Some of the lists, a bit each.
+pub(crate) type Lists = u16;
 
 /// A list that is so long is written down at once.
 const LONG: usize = 64;
 
 /// What was counted and not written down yet.
 #[derive(Debug, Default)]
-pub(super) struct Tally([Mutex<Vec<Served>>; STRIPES]);
+pub(super) struct Tally {
+    lists: [Mutex<Vec<Served>>; STRIPES],
+    /// Those with anything in them. Changed by who has the list.
+    filled: AtomicU16,
+}
 
 impl Tally {
     /// Adds to the list of this thread; whether it is long.
     pub(super) fn add(&self, served: Served) -> bool {
-        let mut list = self.0[stripe()].lock().unwrap_or_else(PoisonError::into_inner);
+        let stripe = stripe();
+        let mut list = self.lock(stripe);
         match list.last_mut() {
             Some(last) if is_same(last, &served) => {
                 last.requests += served.requests;
@@ -32,22 +39,31 @@ impl Tally {
             }
             Some(_) | None => list.push(served),
         }
+        self.filled.fetch_or(1 << stripe, Ordering::Release);
         list.len() >= LONG
     }
 
-    /// What this thread added, and is in no list any more.
-    pub(super) fn take_mine(&self) -> Vec<Served> {
-        take(&self.0[stripe()])
+    /// The list of this thread, if anything is in it.
+    pub(super) fn mine(&self) -> Lists {
+        self.filled.load(Ordering::Acquire) & (1 << stripe())
     }
 
-    /// What all threads added.
-    pub(super) fn take_all(&self) -> Vec<Served> {
-        self.0.iter().flat_map(take).collect()
+    /// Has what is in these lists written down. When this returns it is, by whomever.
+    pub(super) fn empty(&self, lists: Lists, write: impl Fn(&[Served])) {
+        let filled = self.filled.load(Ordering::Acquire) & lists;
+        for stripe in (0..STRIPES).filter(|stripe| filled & (1 << stripe) != 0) {
+            let mut list = self.lock(stripe);
+            if !list.is_empty() {
+                write(&list);
+                list.clear();
+            }
+            self.filled.fetch_and(!(1 << stripe), Ordering::Release);
+        }
     }
-}
 
-fn take(list: &Mutex<Vec<Served>>) -> Vec<Served> {
-    mem::take(&mut *list.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self, stripe: usize) -> MutexGuard<'_, Vec<Served>> {
+        self.lists[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn is_same(one: &Served, other: &Served) -> bool {
@@ -59,4 +75,41 @@ fn stripe() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static STRIPE: Cell<usize> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES));
     STRIPE.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, thread};
+
+    use super::*;
+
+    fn served(path: &str) -> Served {
+        Served { path: path.into(), requests: 1, bytes: 10, ..Served::default() }
+    }
+
+    #[test]
+    fn what_one_thread_counted_another_has_written() {
+        let (tally, written) = (Tally::default(), RefCell::new(Vec::new()));
+        let lists = thread::scope(|scope| {
+            let counting = scope.spawn(|| {
+                assert_eq!(tally.mine(), 0);
+                ["/a", "/a", "/b"].map(|path| tally.add(served(path)));
+                tally.mine()
+            });
+            counting.join().unwrap()
+        });
+        let write = |served: &[Served]| written.borrow_mut().extend_from_slice(served);
+        tally.empty(!lists, write);
+        assert!(written.borrow().is_empty(), "lists of others");
+        tally.empty(lists, write);
+        tally.empty(lists, write);
+        assert_eq!(*written.borrow(), [Served { requests: 2, bytes: 20, ..served("/a") }, served("/b")]);
+    }
+
+    #[test]
+    fn a_long_list_says_so() {
+        let tally = Tally::default();
+        let long: Vec<_> = (0..LONG).map(|number| tally.add(served(&number.to_string()))).collect();
+        assert_eq!(long.iter().position(|long| *long), Some(LONG - 1));
+    }
 }

@@ -3,11 +3,14 @@
 //!
 //! The protocol's half ([`Corked`]) writes and flushes as it likes; bytes leave when there are many, or when the connection's
 //! task ends its turn and calls [`Cork::release`]. Over TLS they wait encrypted in the session, which has a bound.
+//!
+//! What has to be done before they leave ([`App::before_sending`]) is shared, too: a connection whose answers wait for it lets
+//! the others that are ready have their turns first, and the first of them that comes again does it for all.
 
 use std::{
     fmt,
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
@@ -17,6 +20,8 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
+
+use super::App;
 
 /// Over plain TCP, more than this in one write is not copied to leave with others.
 const GATHERED: usize = 16 * 1024;
@@ -38,16 +43,32 @@ pub(super) struct Cork(Arc<Mutex<State>>);
 
 struct State {
     transport: Transport,
-    /// Called before anything leaves.
-    before: Before,
+    gate: Box<dyn Gate>,
+    /// What is to be done before anything leaves.
+    unwritten: u16,
+    /// Others have had their turns since there was something to be done.
+    yielded: bool,
     /// Nobody ends turns any more: a flush is one again.
     open: bool,
     /// Something was written and not flushed.
     waiting: bool,
 }
 
-/// What is to be done before anything leaves.
-pub(super) type Before = Box<dyn Fn() + Send + Sync>;
+/// What of an [`App`] decides when bytes may leave.
+pub(super) trait Gate: Send + Sync {
+    fn unwritten(&self) -> u16;
+    fn before_sending(&self, unwritten: u16);
+}
+
+impl<A: App> Gate for A {
+    fn unwritten(&self) -> u16 {
+        App::unwritten(self)
+    }
+
+    fn before_sending(&self, unwritten: u16) {
+        App::before_sending(self, unwritten);
+    }
+}
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,16 +77,25 @@ impl fmt::Debug for State {
 }
 
 /// Both halves of a connection.
-pub(super) fn corked(transport: Transport, before: Before) -> (Corked, Cork) {
-    let state = Arc::new(Mutex::new(State { transport, before, open: false, waiting: false }));
+pub(super) fn corked(transport: Transport, gate: Box<dyn Gate>) -> (Corked, Cork) {
+    let state = State { transport, gate, unwritten: 0, yielded: false, open: false, waiting: false };
+    let state = Arc::new(Mutex::new(state));
     (Corked(state.clone()), Cork(state))
 }
 
 impl Cork {
-    /// Lets go what was written so far. While the socket takes no more, the task is woken when it does; an error is seen by
-    /// the protocol, at its next write.
+    /// The turn is over: what was written leaves, now or, after others' turns, in the next. While the socket takes no more, the
+    /// task is woken when it does; an error is seen by the protocol, at its next write.
     pub(super) fn release(&self, cx: &mut Context<'_>) {
         let mut state = lock(&self.0);
+        state.unwritten |= state.gate.unwritten();
+        if state.waiting && state.unwritten != 0 && !state.yielded {
+            state.yielded = true;
+            // Asked once, it has this task woken when the others that are ready have been.
+            let _pending = pin!(tokio::task::yield_now()).poll(cx);
+            return;
+        }
+        state.yielded = false;
         if state.waiting && state.poll_release(cx).is_ready() {
             state.waiting = false;
         }
@@ -82,35 +112,53 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
-    /// Takes some of `bufs`.
-    fn poll_take(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.waiting = true;
-        let Self { transport, before, .. } = self;
-        match transport {
-            Transport::Plain(tcp, gathered) => {
-                let length: usize = bufs.iter().map(|buf| buf.len()).sum();
-                if gathered.len() + length <= GATHERED {
-                    bufs.iter().for_each(|buf| gathered.extend_from_slice(buf));
-                    return Poll::Ready(Ok(length));
-                }
-                before();
-                ready!(poll_send(tcp, gathered, cx))?;
-                Pin::new(tcp).poll_write_vectored(cx, bufs)
-            }
-            Transport::Tls(tls) => loop {
-                let taken = io::Write::write_vectored(&mut tls.get_mut().1.writer(), bufs)?;
-                if taken > 0 || bufs.iter().all(|buf| buf.is_empty()) {
-                    return Poll::Ready(Ok(taken));
-                }
-                // As much is waiting as the session keeps.
-                before();
-                ready!(Pin::new(&mut **tls).poll_flush(cx))?;
-            },
+    /// From here on something may leave.
+    fn open_gate(&mut self) {
+        let unwritten = self.unwritten | self.gate.unwritten();
+        if unwritten != 0 {
+            self.gate.before_sending(unwritten);
+            self.unwritten = 0;
         }
     }
 
+    /// Takes some of `bufs`.
+    fn poll_take(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.waiting = true;
+        if let Transport::Tls(tls) = &mut self.transport {
+            let taken = io::Write::write_vectored(&mut tls.get_mut().1.writer(), bufs)?;
+            if taken > 0 || bufs.iter().all(|buf| buf.is_empty()) {
+                return Poll::Ready(Ok(taken));
+            }
+        } else if self.gather(bufs) {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        // As much is waiting as may.
+        self.open_gate();
+        match &mut self.transport {
+            Transport::Plain(tcp, gathered) => {
+                ready!(poll_send(tcp, gathered, cx))?;
+                Pin::new(tcp).poll_write_vectored(cx, bufs)
+            }
+            Transport::Tls(tls) => {
+                ready!(Pin::new(&mut **tls).poll_flush(cx))?;
+                Poll::Ready(io::Write::write_vectored(&mut tls.get_mut().1.writer(), bufs))
+            }
+        }
+    }
+
+    /// Copies what is short, to leave with others. Whether it did.
+    fn gather(&mut self, bufs: &[IoSlice<'_>]) -> bool {
+        let Transport::Plain(_, gathered) = &mut self.transport else { return false };
+        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let fits = gathered.len() + length <= GATHERED;
+        if fits {
+            bufs.iter().for_each(|buf| gathered.extend_from_slice(buf));
+        }
+        fits
+    }
+
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        (self.before)();
+        self.open_gate();
         match &mut self.transport {
             Transport::Plain(tcp, gathered) => poll_send(tcp, gathered, cx),
             Transport::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
@@ -118,7 +166,7 @@ impl State {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        (self.before)();
+        self.open_gate();
         match &mut self.transport {
             Transport::Plain(tcp, gathered) => {
                 ready!(poll_send(tcp, gathered, cx))?;
