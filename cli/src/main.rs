@@ -25,10 +25,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// A request costs a hundred small allocations, many of them freed by another thread.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let command = args::Cli::parse().command;
     let as_json = command.answers_as_json();
