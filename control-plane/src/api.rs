@@ -9,8 +9,10 @@ use uuid::Uuid;
 
 pub use crate::accounts::AccountRole;
 
+mod certificate;
 mod purge;
 
+pub use certificate::{Certificate, NewCertificate};
 pub use purge::{Edge, NewPurge, Purge, PurgeState, PurgedEdge};
 
 /// `POST login`.
@@ -197,6 +199,8 @@ pub struct Policy {
     pub trust_domains: Vec<String>,
     /// Where plain HTTP readers may bring grants.
     pub carriers: Vec<Carrier>,
+    /// Pulled bodies of at least so many bytes become versions, which agents share.
+    pub share_above: u64,
 }
 
 /// Where a grant stands in a request.
@@ -257,6 +261,9 @@ pub struct PolicyChange {
     /// See [`Policy::carriers`]; at least one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carriers: Option<Vec<Carrier>>,
+    /// See [`Policy::share_above`]; from 64 KiB to 1 TiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_above: Option<u64>,
 }
 
 /// A key of a provider that signs grants; `PUT sites/{name}/reader-keys/{id}` takes `public_key` and `not_after`.

@@ -185,12 +185,15 @@ fn missing<'a>(touched: Vec<String>, present: impl Iterator<Item = &'a String> +
     touched.into_iter().filter(|id| !present.clone().any(|known| known == id)).collect()
 }
 
-/// Seeds and wrapping keys are for origins.
+/// Seeds and wrapping keys are for origins, keys of certificates for edges.
 fn for_role(role: Role, mut sites: Vec<Site>) -> Vec<Site> {
-    if role != Role::Origin {
-        for site in &mut sites {
+    for site in &mut sites {
+        if role != Role::Origin {
             site.signing_seed.clear();
             site.wrapping_key.clear();
+        }
+        if role != Role::Edge {
+            site.certificate = None;
         }
     }
     sites

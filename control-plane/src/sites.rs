@@ -13,6 +13,7 @@ use crate::{
     secrets,
 };
 
+pub(crate) mod certificate;
 pub(crate) mod delivery;
 mod names;
 mod pull;
@@ -23,6 +24,8 @@ use names::{check_site_host, check_site_name};
 
 const MAX_HOSTS: usize = 100;
 const MAX_LOOKUP_TTL_MS: u32 = 86_400_000;
+/// Less is a chunk or two, which the edge brings as fast.
+const SHARE_ABOVE: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 40;
 const HOST_TAKEN: &str = "this host belongs to a site already";
 
 /// A site as it lies in the tables, with what hangs on it.
@@ -48,6 +51,9 @@ struct Row {
     pull_upstreams: Vec<String>,
     pull_host: String,
     delivery: Option<String>,
+    share_above: i64,
+    chain_pem: Option<String>,
+    key_pem: Option<String>,
 }
 
 /// Sites that are not deleted: those of one account, of these ids, of this name; each filter may be absent.
@@ -61,13 +67,14 @@ async fn rows(
         Row,
         r#"select s.id, s.account_id, a.name as account, s.name, s.public_key, s.signing_seed, s.wrapping_key, s.public,
              s.cache_control, s.lookup_ttl_ms, s.peers, s.trust_domains, s.created_at, s.pull_upstreams, s.pull_host,
-             s.delivery::text as delivery, s.carriers,
+             s.delivery::text as delivery, s.carriers, s.share_above,
+             c.chain_pem as "chain_pem?", c.key_pem as "key_pem?",
              array(select h.host from site_hosts h where h.site_id = s.id order by h.host) as "hosts!",
              array(select k.id from reader_keys k where k.site_id = s.id order by k.id) as "reader_key_ids!",
              array(select k.public_key from reader_keys k where k.site_id = s.id order by k.id) as "reader_keys!",
              array(select k.not_after from reader_keys k where k.site_id = s.id order by k.id)
                as "reader_key_ends!: Vec<Option<OffsetDateTime>>"
-           from sites s join accounts a on a.id = s.account_id
+           from sites s join accounts a on a.id = s.account_id left join site_certificates c on c.site_id = s.id
            where s.deleted_at is null and ($1::uuid is null or s.account_id = $1)
              and ($2::uuid[] is null or s.id = any($2)) and ($3::text is null or s.name = $3)
            order by s.name"#,
@@ -94,6 +101,7 @@ impl Row {
             peers: self.peers,
             trust_domains: self.trust_domains,
             carriers: self.carriers.iter().filter_map(|name| Carrier::of(name)).collect(),
+            share_above: self.share_above.unsigned_abs(),
         };
         Site {
             id: self.id,
@@ -125,8 +133,9 @@ impl Row {
             peers: self.peers,
             trust_domains: self.trust_domains,
             carriers: carriers.map(|carrier| carrier.on_wire().into()).collect(),
-            share_above: 0,
+            share_above: self.share_above.unsigned_abs(),
         };
+        let certificate = self.chain_pem.zip(self.key_pem);
         control::Site {
             id: self.id.to_string(),
             name: self.name,
@@ -139,6 +148,7 @@ impl Row {
             pull,
             // Damaged, it is logged: a site without its rules is better than none.
             delivery: self.delivery.and_then(|text| delivery::read(&text).ok()),
+            certificate: certificate.map(|(chain_pem, key_pem)| control::Certificate { chain_pem, key_pem }),
         }
     }
 }
@@ -249,6 +259,7 @@ pub(crate) async fn delete(db: &PgPool, scope: Option<Uuid>, name: &str) -> Resu
     let (id, account) = lock(&mut tx, scope, name).await?;
     sqlx::query!("update sites set deleted_at = now() where id = $1", id).execute(&mut *tx).await?;
     sqlx::query!("delete from site_hosts where site_id = $1", id).execute(&mut *tx).await?;
+    sqlx::query!("delete from site_certificates where site_id = $1", id).execute(&mut *tx).await?;
     let touched = touched_with_credentials(&mut tx, id, account).await?;
     changes::record(&mut tx, &touched).await?;
     Ok(tx.commit().await?)
@@ -291,7 +302,8 @@ pub(crate) async fn change_policy(db: &PgPool, scope: Option<Uuid>, name: &str, 
     let update = sqlx::query!(
         "update sites set public = coalesce($2, public), cache_control = coalesce($3, cache_control),
            lookup_ttl_ms = coalesce($4, lookup_ttl_ms), peers = coalesce($5, peers),
-           trust_domains = coalesce($6, trust_domains), carriers = coalesce($7, carriers)
+           trust_domains = coalesce($6, trust_domains), carriers = coalesce($7, carriers),
+           share_above = coalesce($8, share_above)
          where id = $1",
         id,
         change.public,
@@ -300,6 +312,7 @@ pub(crate) async fn change_policy(db: &PgPool, scope: Option<Uuid>, name: &str, 
         change.peers,
         change.trust_domains.as_deref(),
         carriers.as_deref(),
+        change.share_above.and_then(|bytes| i64::try_from(bytes).ok()),
     );
     update.execute(&mut *tx).await?;
     finish(tx, id, name).await
@@ -316,6 +329,9 @@ fn check_policy(change: &PolicyChange) -> Result<()> {
     }
     if change.carriers.as_ref().is_some_and(|carriers| carriers.is_empty() || carriers.len() > 3) {
         return Err(Error::invalid("carriers: one or more of `bearer`, `query`, `cookie`"));
+    }
+    if change.share_above.is_some_and(|bytes| !SHARE_ABOVE.contains(&bytes)) {
+        return Err(Error::invalid("share_above: from 64 KiB to 1 TiB, in bytes"));
     }
     let known = |domain: &String| ["trusted", "public"].contains(&domain.as_str());
     let domains = change.trust_domains.as_deref().unwrap_or_default();

@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod agents;
+mod certificates;
 mod configuration;
 mod joining;
 mod outage;

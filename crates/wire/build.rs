@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "umbel.origin.v1.ResolveReply",
             "umbel.control.v1.JoinRequest",
             "umbel.control.v1.Site",
+            "umbel.control.v1.Certificate",
             "umbel.control.v1.S3Credential",
         ])
         .compile_fds(files)?;

@@ -1,5 +1,5 @@
-//! Certificates of sites: pairs of PEM files in a folder, picked by the name that a client asks for (SNI), and replaced while
-//! the edge runs. For all other names there is the installation's certificate.
+//! Certificates of sites, picked by the name that a client asks for (SNI), and replaced while the edge runs: what providers gave to
+//! the control plane, then pairs of PEM files in a folder. For all other names there is the installation's certificate.
 //!
 //! A pair is `NAME.crt` and `NAME.key`, or `tls.crt` and `tls.key` in a folder of its own, as Kubernetes mounts a secret. The names
 //! that it is for are those in the certificate, not those of the files. What is broken is reported, and the one before stays.
@@ -18,7 +18,14 @@ use rustls::{
     sign::CertifiedKey,
 };
 use tracing::{info, warn};
-use umbel_service::tls::{self, LiveCertificate, TlsError};
+use umbel_service::{
+    installation::Installation,
+    tls::{self, LiveCertificate, TlsError},
+};
+
+mod sites;
+
+use sites::OfSites;
 
 /// A chain and a key have a few kilobytes.
 const LARGEST_FILE: u64 = 1024 * 1024;
@@ -43,7 +50,7 @@ pub enum BrokenPair {
 /// What a certificate is, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
-    /// Of the files, without ending.
+    /// Of the files, without ending; `site NAME` if its provider brought it.
     pub pair: String,
     /// Hosts, some with `*.` in front.
     pub names: Vec<String>,
@@ -79,6 +86,7 @@ pub fn look(folder: &Path) -> io::Result<Found> {
 #[derive(Debug)]
 pub(crate) struct Certificates {
     others: Arc<LiveCertificate>,
+    of_sites: OfSites,
     by_name: ArcSwap<HashMap<String, Arc<CertifiedKey>>>,
     folder: Mutex<Option<Folder>>,
 }
@@ -115,7 +123,12 @@ impl Certificates {
     /// `others` for names that the folder does not have; the folder is read at [`Certificates::read`].
     pub(crate) fn new(folder: Option<PathBuf>, others: Arc<LiveCertificate>) -> Self {
         let folder = folder.map(|path| Folder { path, pairs: BTreeMap::new() });
-        Self { others, by_name: ArcSwap::default(), folder: Mutex::new(folder) }
+        Self { others, of_sites: OfSites::default(), by_name: ArcSwap::default(), folder: Mutex::new(folder) }
+    }
+
+    /// From now on those of these sites.
+    pub(crate) fn follow(&self, installation: &Installation) {
+        self.of_sites.replace(installation);
     }
 
     /// From now on this folder, or none.
@@ -134,15 +147,15 @@ impl Certificates {
         }
         let pairs = || folder.iter().flat_map(|folder| folder.pairs.values()).filter_map(|kept| kept.pair.as_ref());
         self.by_name.store(Arc::new(by_name(pairs())));
-        pairs().map(|pair| pair.described.clone()).collect()
+        pairs().map(|pair| pair.described.clone()).chain(self.of_sites.described()).collect()
     }
 
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        let by_name = self.by_name.load();
-        if by_name.is_empty() {
-            return None;
-        }
         let name = name.to_ascii_lowercase();
+        if let Some(own) = self.of_sites.find(&name) {
+            return Some(own);
+        }
+        let by_name = self.by_name.load();
         let wildcard = || by_name.get(&format!("*.{}", name.split_once('.')?.1));
         by_name.get(&name).or_else(wildcard).cloned()
     }
@@ -223,12 +236,22 @@ impl Files {
 
     fn load(&self, name: &str) -> Result<Pair, BrokenPair> {
         let key = tls::certified(&text(&self.certificate)?, &text(&self.key)?)?;
+        Ok(Pair { described: Described::of(name, &key)?, key: Arc::new(key) })
+    }
+}
+
+impl Described {
+    fn of(pair: &str, key: &CertifiedKey) -> Result<Self, BrokenPair> {
         let leaf = key.cert.first().ok_or(BrokenPair::Nameless)?;
         let (names, not_after) = tls::names_and_end(leaf).ok_or(BrokenPair::Nameless)?;
         if names.is_empty() {
             return Err(BrokenPair::Nameless);
         }
-        Ok(Pair { described: Described { pair: name.to_owned(), names, not_after }, key: Arc::new(key) })
+        Ok(Self { pair: pair.to_owned(), names, not_after })
+    }
+
+    fn is_for(&self, host: &str) -> bool {
+        self.names.iter().any(|name| tls::covers(name, host))
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     access_log::{AccessLog, AccessLogTarget},
     agents::session::Sessions,
     cache::{self, Origins},
+    certificates::Certificates,
     config::Config,
     core::Core,
     deliver::{Encodings, Limiter},
@@ -122,6 +123,7 @@ impl Edge {
         files::private_folder(&config.state).with_context(|| format!("state folder {}", config.state.display()))?;
         let (core, beside) = build(&config, &identity, &installation, shutdown).await?;
         let live = Live::new(&config, identity.certificate.clone());
+        live.certificates.follow(&installation.borrow());
         let doors = Doors::open(&config, &identity, &live).await?;
         let relay = relay::start(core.clone(), &config, identity.certificate.clone()).await?;
         let ports = ports(&doors, &relay)?;
@@ -130,7 +132,9 @@ impl Edge {
         let background_end = CancellationToken::new();
         let Doors { public, plain, internal, ops: ops_door } = doors;
         let servers = serve(public, plain, internal, &core);
-        let mut background = run_beside(&core, beside, identity, installation, &ops, &background_end);
+        let mut background = run_beside(&core, beside, identity.control.clone(), &background_end);
+        let following = follow(core.clone(), live.certificates.clone(), identity, installation, ops.clone());
+        background.spawn(until(background_end.clone(), following));
         // Answers to the end: "not ready" is an answer.
         background.spawn(ops_door.serve(listen::ops_app(&ops), background_end.clone()));
         background.spawn(until(background_end.clone(), unready_at(core.shutdown.clone(), ops.clone())));
@@ -273,25 +277,17 @@ fn serve(public: Listener, plain: Option<Listener>, internal: Listener, core: &A
     servers
 }
 
-fn run_beside(
-    core: &Arc<Core>,
-    beside: Beside,
-    identity: Identity,
-    installation: watch::Receiver<Arc<Installation>>,
-    ops: &Ops,
-    end: &CancellationToken,
-) -> JoinSet<()> {
+fn run_beside(core: &Arc<Core>, beside: Beside, control: Option<Channel>, end: &CancellationToken) -> JoinSet<()> {
     let mut background = JoinSet::new();
     let Beside { shutdown, table, petal } = beside;
     background.spawn(core.spool.clone().run(end.clone()));
-    if let Some(channel) = identity.control.clone() {
+    if let Some(channel) = control {
         background.spawn(spool::send::run(core.spool.clone(), channel, end.clone()));
     }
     background.spawn(core.fleet.clone().probe(shutdown));
     background.spawn(table.run(end.clone()));
     background.spawn(until(end.clone(), petal.run()));
     background.spawn(until(end.clone(), watch_gauges(core.clone())));
-    background.spawn(until(end.clone(), follow(core.clone(), identity, installation, ops.clone())));
     background
 }
 
@@ -313,12 +309,19 @@ async fn watch_gauges(core: Arc<Core>) {
 }
 
 /// Takes over each version of the configuration.
-async fn follow(core: Arc<Core>, identity: Identity, mut installation: watch::Receiver<Arc<Installation>>, ops: Ops) {
+async fn follow(
+    core: Arc<Core>,
+    certificates: Arc<Certificates>,
+    identity: Identity,
+    mut installation: watch::Receiver<Arc<Installation>>,
+    ops: Ops,
+) {
     loop {
         let current = installation.borrow_and_update().clone();
         ops.set_ready(current.version > 0 && !core.shutdown.is_cancelled());
         renew_if_hosts_are_missing(&identity, &current);
         core.fleet.update(&current);
+        certificates.follow(&current);
         core.apply(current);
         if installation.changed().await.is_err() {
             return;
@@ -330,13 +333,8 @@ fn renew_if_hosts_are_missing(identity: &Identity, installation: &Installation) 
     let (Some(node), Some(leaf)) = (&identity.node, identity.certificate.leaf()) else { return };
     let names = tls::names_and_end(&leaf).map(|(names, _)| names).unwrap_or_default();
     let mut hosts = installation.sites.values().flat_map(|site| &site.hosts);
-    if let Some(host) = hosts.find(|host| !names.iter().any(|name| covers(name, host))) {
+    if let Some(host) = hosts.find(|host| !names.iter().any(|name| tls::covers(name, host))) {
         info!(host, "asking for a certificate that has all hosts");
         node.renew_soon();
     }
-}
-
-fn covers(name: &str, host: &str) -> bool {
-    let Some(parent) = name.strip_prefix("*.") else { return name == host };
-    host.split_once('.').is_some_and(|(_, rest)| rest == parent)
 }

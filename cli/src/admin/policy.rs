@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use umbel_control_plane::api::{Carrier, PolicyChange};
@@ -46,6 +47,9 @@ pub(super) struct Wanted {
     /// Where readers may bring grants, with commas: bearer,query,cookie
     #[arg(long, value_name = "CARRIERS", value_delimiter = ',', value_parser = super::one_of::<Carrier>(&["bearer", "query", "cookie"]))]
     carriers: Option<Vec<Carrier>>,
+    /// Pulled bodies from this size on become versions, which agents share, e.g. 4MiB
+    #[arg(long, value_name = "SIZE")]
+    share_above: Option<ByteSize>,
 }
 
 impl Command {
@@ -73,5 +77,6 @@ fn change(wanted: Wanted) -> PolicyChange {
         peers: wanted.peers,
         trust_domains: wanted.trust_domains,
         carriers: wanted.carriers,
+        share_above: wanted.share_above.map(|size| size.0),
     }
 }

@@ -5,6 +5,9 @@ use reqwest::Method;
 use umbel_control_plane::api::{NewSite, Pull, Site};
 
 use super::Session;
+
+mod certificate;
+
 use crate::{
     rest::segment,
     show::{self, Column},
@@ -36,6 +39,9 @@ pub(super) enum Command {
         #[arg(long, value_name = "HOST", requires = "upstreams")]
         pull_host: Option<String>,
     },
+    /// The site's own certificate, which edges show instead of the installation's
+    #[command(subcommand)]
+    Certificate(certificate::Command),
     /// Delete a site: nobody can read or write it any more
     Delete { name: String },
 }
@@ -56,6 +62,7 @@ impl Command {
                 let pull = (!upstreams.is_empty()).then_some(Pull { upstreams, host: pull_host });
                 session.send(Method::POST, "sites", &NewSite { name, account, hosts, public, pull }).await
             }
+            Self::Certificate(command) => command.run(session).await,
             Self::Delete { name } => session.delete(&format!("sites/{}", segment(&name)), &name).await,
         }
     }

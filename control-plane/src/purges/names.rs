@@ -122,6 +122,7 @@ mod tests {
             peers: true,
             trust_domains: Vec::new(),
             carriers: Vec::new(),
+            share_above: 1 << 20,
         };
         Site {
             id: uuid::Uuid::nil(),

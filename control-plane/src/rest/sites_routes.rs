@@ -12,7 +12,7 @@ use umbel_delivery::Document;
 use super::{Answer, Body, Path, Query};
 use crate::{
     accounts::Caller,
-    api::{NewSite, PolicyChange, ReaderKey, Rotation, Site, UsageQuery, UsageReport},
+    api::{Certificate, NewCertificate, NewSite, PolicyChange, ReaderKey, Rotation, Site, UsageQuery, UsageReport},
     error::Error,
     nodes, sites,
     state::ControlPlane,
@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<ControlPlane> {
             "/sites/{name}/delivery",
             get(show_delivery).put(put_delivery).layer(DefaultBodyLimit::max(MAX_DOCUMENT)),
         )
+        .route("/sites/{name}/certificate", get(show_certificate).put(put_certificate).delete(delete_certificate))
         .route("/sites/{name}/reader-keys", post(rotate_reader_key))
         .route("/sites/{name}/reader-keys/{id}", put(put_reader_key).delete(delete_reader_key))
         .route("/usage", get(report))
@@ -120,6 +121,32 @@ async fn put_delivery(
 ) -> Answer<Document> {
     sites::delivery::put(&state.db, caller.scope(), &name, &document).await?;
     Ok(Json(document))
+}
+
+async fn show_certificate(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Answer<Certificate> {
+    Ok(Json(sites::certificate::show(&state.db, caller.scope(), &name).await?))
+}
+
+async fn put_certificate(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Body(new): Body<NewCertificate>,
+) -> Answer<Certificate> {
+    Ok(Json(sites::certificate::put(&state.db, caller.scope(), &name, &new).await?))
+}
+
+async fn delete_certificate(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Error> {
+    sites::certificate::delete(&state.db, caller.scope(), &name).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn put_reader_key(

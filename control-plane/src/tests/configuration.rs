@@ -70,7 +70,7 @@ async fn a_snapshot_then_changes_then_only_what_was_missed() {
     follow(&mut events, &mut installation, |now| now.site_by_name("songs").is_some()).await;
     drop(events);
 
-    let policy = json!({ "public": true, "lookup_ttl_ms": 5 });
+    let policy = json!({ "public": true, "lookup_ttl_ms": 5, "share_above": 65_536 });
     assert_eq!(world.admin("PATCH", "sites/songs/policy", policy).await.0, 200);
     assert_eq!(world.admin("DELETE", "sites/films", Value::Null).await.0, 204);
     let mut events = watch(&world, &edge, installation.version).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_snapshot_then_changes_then_only_what_was_missed() {
     assert!(matches!(&missed.event, Some(Event::Change(change)) if change.sites.len() == 1), "{missed:?}");
     installation.apply(missed);
     let policy = installation.site_by_name("songs").unwrap().policy.clone().unwrap();
-    assert!(policy.public && policy.lookup_ttl_ms == 5);
+    assert!(policy.public && policy.lookup_ttl_ms == 5 && policy.share_above == 65_536);
     assert!(installation.site_by_name("films").is_none());
     assert_eq!(i64::try_from(installation.version).unwrap(), changes::head(world.db()).await.unwrap());
     assert_eq!(installation.deleted_sites.len(), 1);

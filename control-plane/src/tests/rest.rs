@@ -70,14 +70,15 @@ async fn sites_are_made_changed_and_deleted() {
     let cookies = json!({ "carriers": ["cookie"] });
     let (_, site) = world.admin("PATCH", "sites/films/policy", cookies).await;
     assert_eq!(site["policy"]["carriers"], json!(["cookie"]));
-    let all = json!({ "carriers": ["bearer", "query", "cookie"] });
-    world.admin("PATCH", "sites/films/policy", all).await;
+    let rest = json!({ "carriers": ["bearer", "query", "cookie"], "share_above": 4 << 20 });
+    assert_eq!(site["policy"]["share_above"], 1 << 20);
+    world.admin("PATCH", "sites/films/policy", rest).await;
     let (_, site) = world.admin("PATCH", "sites/films/policy", policy).await;
     let key = crate::secrets::base64url(&[9; 32]);
     let (_, with_key) = world.admin("PUT", "sites/films/reader-keys/k-1", json!({ "public_key": key })).await;
     assert_eq!(with_key["policy"]["reader_keys"], json!([{ "id": "k-1", "public_key": key }]));
     let expected = json!({ "public": true, "reader_keys": [], "cache_control": "max-age=60", "lookup_ttl_ms": 1000,
-        "peers": false, "trust_domains": ["trusted"], "carriers": ["bearer", "query", "cookie"] });
+        "peers": false, "trust_domains": ["trusted"], "carriers": ["bearer", "query", "cookie"], "share_above": 4 << 20 });
     assert_eq!(site["policy"], expected);
     assert_eq!(world.admin("DELETE", "sites/films/reader-keys/k-1", Value::Null).await.1["policy"], expected);
 
@@ -156,6 +157,9 @@ async fn bad_input_gets_a_problem_that_says_why() {
         ("POST", "sites/films/reader-keys", rotation("k", 400 * 86_400), 400),
         ("POST", "sites/films/reader-keys", json!({ "id": "k", "public_key": "short", "overlap": 1 }), 400),
         ("PATCH", "sites/films/policy", json!({ "carriers": [] }), 400),
+        ("PATCH", "sites/films/policy", json!({ "share_above": 65_535 }), 400),
+        ("PATCH", "sites/films/policy", json!({ "share_above": u64::MAX }), 400),
+        ("PATCH", "sites/films/policy", json!({ "share_above": -1 }), 400),
         ("PATCH", "sites/films/policy", json!({ "carriers": ["pigeon"] }), 400),
         ("GET", "sites/a%00b", Value::Null, 400),
         ("POST", "accounts", json!({ "name": "Ada!", "role": "provider" }), 400),

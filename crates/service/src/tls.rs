@@ -19,7 +19,10 @@ pub enum TlsError {
     /// Not PEM, or not what was expected in it.
     #[error("not a valid PEM file")]
     Pem(#[source] rustls::pki_types::pem::Error),
-    /// Key and certificate do not fit, or an algorithm is not supported.
+    /// The key is another certificate's.
+    #[error("the key is not that of the certificate")]
+    Mismatch,
+    /// Something about key or certificate is not supported.
     #[error("certificate or key not usable")]
     Rustls(#[from] rustls::Error),
     /// No CA to check clients with.
@@ -126,18 +129,27 @@ impl LiveCertificate {
 pub fn certified(chain: &str, key: &str) -> Result<CertifiedKey, TlsError> {
     let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
-    Ok(CertifiedKey::from_der(chain, key, &provider())?)
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
+        let is_mismatch = matches!(error, rustls::Error::InconsistentKeys(_));
+        if is_mismatch { TlsError::Mismatch } else { error.into() }
+    })
 }
 
-/// The hosts that a certificate is for, in lower case, and the second since the epoch at which it ends. None if it is not
+/// The hosts that a certificate (DER) is for, in lower case, and the second since the epoch at which it ends. None if it is not
 /// a certificate.
-pub fn names_and_end(certificate: &CertificateDer<'_>) -> Option<(Vec<String>, i64)> {
+pub fn names_and_end(certificate: &[u8]) -> Option<(Vec<String>, i64)> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let extension = parsed.subject_alternative_name().ok()?;
     let names = extension.iter().flat_map(|extension| &extension.value.general_names);
     let hosts = names
         .filter_map(|name| if let GeneralName::DNSName(name) = name { Some(name.to_ascii_lowercase()) } else { None });
     Some((hosts.collect(), parsed.validity().not_after.timestamp()))
+}
+
+/// Whether `name` of a certificate, perhaps with `*.` in front, is for `host`; both in lower case (RFC 9525, section 6.3).
+pub fn covers(name: &str, host: &str) -> bool {
+    let Some(parent) = name.strip_prefix("*.") else { return name == host };
+    host.split_once('.').is_some_and(|(_, rest)| rest == parent)
 }
 
 impl fmt::Debug for LiveCertificate {

@@ -58,6 +58,12 @@ impl fmt::Debug for control::Site {
     }
 }
 
+impl fmt::Debug for control::Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for control::S3Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3Credential")

@@ -16,6 +16,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use umbel_edge::{Config, Edge, Reloaded};
 use umbel_service::{config::Settings, tls};
+use umbel_wire::control::Certificate;
 
 use crate::network::{Network, SITE};
 
@@ -177,4 +178,57 @@ async fn what_runs_is_finished_and_the_idle_leave() {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers().get("connection").map(|value| value.to_str().unwrap()), Some("close"));
     stopping.await.unwrap();
+}
+
+/// What signs itself for these names: certificate and key.
+fn self_signed(names: &[&str]) -> Certificate {
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let chain_pem = CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
+    Certificate { chain_pem, key_pem: key.serialize_pem() }
+}
+
+/// As the control plane would send it; the edge has it when this returns.
+async fn bring(network: &Network, edge: &Edge, certificate: Option<Certificate>) {
+    for site in &mut network.snapshot.lock().unwrap().sites {
+        if site.id == SITE {
+            site.certificate = certificate.clone();
+        }
+    }
+    let version = network.publish();
+    edge.applied().wait_for(|applied| *applied >= version).await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_of_sites_come_with_the_configuration() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    network.origin.put(SITE, "/x", b"x", &[]);
+    let edge = network.edge("e1", state.path()).await;
+    let installation = &network.authority.pem;
+    let mut before = connect(&edge, installation, "docs.test").await.unwrap();
+    assert_eq!(status(&mut before, "/x").await, "200");
+
+    // It names a host of another site as well, for which it is not.
+    let first = self_signed(&["docs.test", "pulled.test"]);
+    bring(&network, &edge, Some(first.clone())).await;
+    let mut between = connect(&edge, &first.chain_pem, "docs.test").await.unwrap();
+    connect(&edge, installation, "pulled.test").await.unwrap();
+
+    let second = self_signed(&["docs.test"]);
+    bring(&network, &edge, Some(second.clone())).await;
+    connect(&edge, &second.chain_pem, "docs.test").await.unwrap();
+    assert!(connect(&edge, &first.chain_pem, "docs.test").await.is_err(), "the old one is shown");
+    for stream in [&mut before, &mut between] {
+        assert_eq!(status(stream, "/x").await, "200", "a connection of before");
+    }
+    edge.stop().await;
+
+    // It is there from the start; what is broken is not used.
+    let edge = network.edge("e1", state.path()).await;
+    connect(&edge, &second.chain_pem, "docs.test").await.unwrap();
+    bring(&network, &edge, Some(Certificate { key_pem: "broken".into(), ..second })).await;
+    connect(&edge, installation, "docs.test").await.unwrap();
+    bring(&network, &edge, None).await;
+    connect(&edge, installation, "docs.test").await.unwrap();
+    edge.stop().await;
 }

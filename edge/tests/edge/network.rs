@@ -285,8 +285,8 @@ impl Network {
         network
     }
 
-    /// Lets everyone know what stands in the snapshot now.
-    pub fn publish(&self) {
+    /// Lets everyone know what stands in the snapshot now, under the version that this returns.
+    pub fn publish(&self) -> u64 {
         let mut next = Installation::clone(&self.installation.borrow());
         let (version, mut snapshot) = (next.version + 1, self.snapshot.lock().unwrap().clone());
         // As from one who has seen all.
@@ -296,6 +296,7 @@ impl Network {
         };
         next.apply(ConfigEvent { version, event: Some(Event::Snapshot(snapshot)) });
         self.installation.send_replace(Arc::new(next));
+        version
     }
 
     /// Purges; whoever follows has done so when this returns. The version that says so.

@@ -11,7 +11,7 @@ use http::Response;
 use http_body_util::BodyExt;
 use tonic::Code;
 use umbel_service::tls::NodeRole;
-use umbel_wire::control::Purge;
+use umbel_wire::control::{Policy, Purge};
 
 use crate::{
     edges::{Edge, opened},
@@ -192,5 +192,20 @@ async fn what_was_purged_is_no_version_and_an_edge_that_knows_more_gets_none() {
     let (new, key) = opened(edge.resolve_under(purged, "/x").await.unwrap());
     assert!(edge.plaintext(&new, &key).await == bodies[1]);
     assert_eq!(provider.asked(), 2);
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn from_which_length_on_is_the_sites_policy() {
+    let (shield, provider, edge) = place().await;
+    let body = noise(300_000, 8);
+    provider.has(&[("cache-control", "max-age=60")], &body);
+    for (path, share_above, expected) in [("/a", 300_001, Err(Code::FailedPrecondition)), ("/b", 300_000, Ok(()))] {
+        shield.installation.send_modify(|installation| {
+            let site = Arc::make_mut(installation).sites.get_mut(PULLED).unwrap();
+            site.policy = Some(Policy { share_above, ..Policy::default() });
+        });
+        assert_eq!(edge.resolve(path, &[], &[]).await.map(drop), expected, "{share_above}");
+    }
     shield.stop().await;
 }
