@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod pulled;
 mod support;
 
 use std::{fs, path::Path};

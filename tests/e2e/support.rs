@@ -63,12 +63,28 @@ impl Demo {
         command
     }
 
-    /// A line of the origin's metrics.
-    pub(crate) fn origin_metric(&self, name: &str) -> u64 {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.base_port + 7)).unwrap();
+    /// Where edge 1 answers readers and agents.
+    pub(crate) fn edge_port(&self) -> u16 {
+        self.base_port + 10
+    }
+
+    /// All metrics of edge 1.
+    pub(crate) fn edge_metrics(&self) -> String {
+        self.metrics(14)
+    }
+
+    /// As text, from this port after the base.
+    fn metrics(&self, port: u16) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.base_port + port)).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// A line of the origin's metrics.
+    pub(crate) fn origin_metric(&self, name: &str) -> u64 {
+        let text = self.metrics(7);
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.map_or(0, |rest| rest.trim().parse().unwrap())
     }
