@@ -1,4 +1,4 @@
-//! What is wrong with a document: all of it, each with its place.
+//! What is wrong with something that people wrote: all of it, each with its place. Servers' configurations are told so as well.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -7,7 +7,8 @@ use bytesize::ByteSize;
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// The key, with dots, and numbers in lists: `cors.origins[1]`.
+    /// Of a document the key, with dots, and numbers in lists: `cors.origins[1]`. Of a configuration `file:line`, the name of an
+    /// environment variable, or just the file.
     pub place: String,
     /// What is wrong with it and what is expected.
     pub text: String,
@@ -19,7 +20,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// All mistakes of a document, one a line.
+/// All mistakes, one a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid(pub Vec<Mistake>);
 

@@ -11,37 +11,10 @@ use std::{
 };
 
 use toml_span::value::{Value, ValueInner};
+pub use umbel_delivery::{Invalid as ConfigError, Mistake};
 
 /// Exit status for a configuration that is not right (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: i32 = 78;
-
-/// One thing that is wrong, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
-    /// `file:line`, the name of an environment variable, or just the file.
-    pub place: String,
-    /// What is wrong and what is expected.
-    pub text: String,
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.text)
-    }
-}
-
-/// All mistakes of a configuration, one a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError(pub Vec<Mistake>);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<String> = self.0.iter().map(Mistake::to_string).collect();
-        f.write_str(&lines.join("\n"))
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 #[derive(Debug)]
 struct Entry {
