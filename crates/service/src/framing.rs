@@ -75,7 +75,8 @@ enum State {
     Trailers,
     /// Lines of the HTTP/2 preface that are to come after the first.
     Preface(u8),
-    /// HTTP/2 or another protocol.
+    Http2,
+    /// Another protocol.
     Opaque,
 }
 
@@ -138,13 +139,13 @@ impl Framing {
 
     /// Whether the last message is not here to its end.
     pub(crate) fn is_within(&self) -> bool {
-        !matches!(self.state, State::StartLine | State::Opaque) || !self.begun.is_empty()
+        !matches!(self.state, State::StartLine | State::Http2 | State::Opaque) || !self.begun.is_empty()
     }
 
     /// What is waited for next.
     pub(crate) fn awaited(&self) -> Awaited {
         match self.state {
-            State::Opaque => Awaited::Nothing,
+            State::Http2 | State::Opaque => Awaited::Nothing,
             State::StartLine if self.begun.is_empty() && !self.cr => Awaited::Nothing,
             State::StartLine | State::Fields | State::Preface(_) => Awaited::Head,
             State::Length(_) | State::ChunkSize | State::Chunk(_) | State::ChunkEnd | State::Trailers => {
@@ -158,12 +159,17 @@ impl Framing {
         matches!(self.state, State::StartLine | State::Fields)
     }
 
+    /// Whether frames come after the preface, and nothing else.
+    pub(crate) fn is_http_2(&self) -> bool {
+        self.state == State::Http2
+    }
+
     /// Reads on. At what must not be there it says the index of the byte that makes it so.
     pub(crate) fn follow(&mut self, bytes: &[u8]) -> Result<(), (usize, Ambiguous)> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             at += match self.state {
-                State::Opaque => return Ok(()),
+                State::Http2 | State::Opaque => return Ok(()),
                 State::StartLine if self.is_unasked() => return Err((at, Ambiguous::Unasked)),
                 State::Length(left) | State::Chunk(left) => self.pass(left, rest.len()),
                 State::StartLine
@@ -248,7 +254,7 @@ impl Framing {
             // As HTTP/2 begins (RFC 9113, section 3.4). Where it does not go on like that, the library refuses the version.
             (State::StartLine, b"PRI * HTTP/2.0") => State::Preface(3),
             (State::Preface(left @ 2..), _) => State::Preface(left - 1),
-            (State::Preface(_), _) => State::Opaque,
+            (State::Preface(_), _) => State::Http2,
             (State::StartLine, _) => State::Fields,
             (State::Fields, b"") => self.end_head()?,
             (State::Fields, _) => self.field(line)?,
@@ -260,7 +266,7 @@ impl Framing {
             (State::ChunkEnd, _) => return Err(Ambiguous::Chunk),
             (State::Trailers, b"") => State::StartLine,
             (State::Trailers, _) => trailer(line)?,
-            (state @ (State::Length(_) | State::Chunk(_) | State::Opaque), _) => state,
+            (state @ (State::Length(_) | State::Chunk(_) | State::Http2 | State::Opaque), _) => state,
         };
         Ok(())
     }

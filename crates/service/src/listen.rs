@@ -39,7 +39,6 @@ use crate::tls::PeerIdentity;
 
 mod cork;
 mod forwarded;
-mod framing;
 #[doc(hidden)]
 pub mod fuzzed;
 mod pace;
@@ -101,9 +100,9 @@ pub struct Limits {
     pub connections_per_client: Option<usize>,
     /// For the TLS handshake, and again for the head of each HTTP/1.1 request.
     pub header_timeout: Duration,
-    /// Between two HTTP/1.1 requests.
+    /// While a client asks for nothing.
     pub keep_alive_timeout: Duration,
-    /// Bytes a second that a client must send of its content, or take of an answer, while it is waited for; 0: none.
+    /// Bytes a second that a client must send of its content, or take of each answer, while it is waited for; 0: none.
     pub min_rate: u64,
     /// So long it may be behind that.
     pub min_rate_grace: Duration,
@@ -142,6 +141,9 @@ impl Limits {
         Patience { head: self.header_timeout, grace: self.min_rate_grace, rate: self.min_rate }
     }
 }
+
+/// Fields of an HTTP/2 request: browsers make one of each cookie. Of an HTTP/1.1 request the library takes 100.
+const MOST_FIELDS: usize = 200;
 
 /// A bound port.
 #[derive(Debug)]
@@ -284,9 +286,9 @@ async fn serve_connection(
 ) {
     let (stream, cork) = cork::corked(transport, Box::new(app.clone()));
     let (stream, talk) = Strict::new(stream, resident);
-    let (patience, watched) = (rules.limits.patience(), talk.clone());
+    let (limits, watched) = (rules.limits, talk.clone());
     let requests = Requests::default();
-    let builder = builder(rules.limits, requests.clone());
+    let builder = builder(limits, requests.clone());
     let mut turns = Turns::new(requests, cork);
     // One of its own: to look at it is to lock it.
     let shutdown = shutdown.child_token();
@@ -299,10 +301,16 @@ async fn serve_connection(
         answer(app.clone(), request, talk.clone())
     });
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let leaves = async {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = watched.pace.is_idle(limits.keep_alive_timeout) => debug!(%remote, "a client asks for nothing"),
+        }
+    };
     let served = async {
         tokio::select! {
             outcome = poll_fn(|cx| turns.poll(serving.as_mut(), cx)) => outcome,
-            () = shutdown.cancelled() => {
+            () = leaves => {
                 serving.as_mut().graceful_shutdown();
                 poll_fn(|cx| turns.poll(serving.as_mut(), cx)).await
             }
@@ -310,7 +318,7 @@ async fn serve_connection(
     };
     let outcome = tokio::select! {
         outcome = served => outcome,
-        slow_in = watched.pace.is_lost(patience) => return debug!(%remote, slow_in, "a client is too slow"),
+        slow_in = watched.pace.is_lost(limits.patience()) => return debug!(%remote, slow_in, "a client is too slow"),
     };
     if let Err(error) = outcome {
         debug!(%remote, %error, "connection ended");
@@ -320,6 +328,9 @@ async fn serve_connection(
 async fn answer(app: impl App, request: Request<Incoming>, talk: Arc<Talk>) -> Result<Response<Body>, Infallible> {
     if !is_for_one_host(&request) {
         return Ok(refusal("an HTTP/1.1 request has one Host field, and a target with a host has the same\n"));
+    }
+    if request.headers().len() > MOST_FIELDS {
+        return Ok(too_many_fields());
     }
     let is_head = *request.method() == Method::HEAD;
     let response = app.answer(request.map(content)).await;
@@ -337,6 +348,13 @@ fn refusal(reason: &'static str) -> Response<Body> {
     let mut refusal = Response::new(Body::from(reason));
     *refusal.status_mut() = StatusCode::BAD_REQUEST;
     refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    refusal
+}
+
+/// RFC 6585, section 5.
+fn too_many_fields() -> Response<Body> {
+    let mut refusal = Response::new(Body::empty());
+    *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     refusal
 }
 
@@ -391,6 +409,10 @@ fn builder(limits: Limits, requests: Requests) -> Builder<Requests> {
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024)
         .max_send_buf_size(1024 * 1024)
+        // Streams that a client resets before they came here, or that are reset because of what it sends. Those that it resets
+        // later are counted in `listen/pace/flows.rs`; the library bounds CONTINUATION frames by the size of the head.
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(200)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
     builder
@@ -433,6 +455,21 @@ mod tests {
             (&format!("GET / HTTP/1.1\r\nHost: a{fields}"), 431),
         ] {
             check(address, head, expected).await;
+        }
+        end.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn fields_of_http_2() {
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, Limits::default()).await.unwrap();
+        let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let serving = tokio::spawn(listener.serve(Router::new().fallback(|| async { "here" }), end.clone()));
+        let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Body>();
+        for (fields, expected) in [(200, 200), (201, 431)] {
+            let mut request = Request::get(format!("http://{address}/")).body(Body::empty()).unwrap();
+            request.headers_mut().extend((0..fields).map(|_| (header::COOKIE, HeaderValue::from_static("a=b"))));
+            assert_eq!(client.request(request).await.unwrap().status(), expected, "{fields}");
         }
         end.cancel();
         serving.await.unwrap();

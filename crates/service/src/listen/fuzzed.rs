@@ -1,10 +1,18 @@
 //! The doors' readers for `fuzz/`, which stands outside; nobody else needs them.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, HeaderValue};
 
-use super::{ForwardedField, forwarded, framing::Framing, proxy};
+use super::{
+    ForwardedField, forwarded,
+    pace::{Patience, flows::Flows},
+    proxy,
+};
+use crate::framing::Framing;
 
 /// A connection whole, and in pieces: the same is refused, at the same byte.
 pub fn framing(bytes: &[u8]) {
@@ -37,5 +45,37 @@ pub fn forwarded(bytes: &[u8]) {
     }
     for field in [ForwardedField::Forwarded, ForwardedField::XForwardedFor] {
         let _claim = forwarded::client(&headers, field, |address: IpAddr| address.is_loopback());
+    }
+}
+
+/// Answers to a request: up to the byte that is refused, whole and in pieces.
+pub fn answers(bytes: &[u8]) {
+    let follow = |size: usize| {
+        let (mut framing, mut before) = (Framing::of_answers(), 0);
+        framing.asks(bytes.first().is_some_and(|byte| byte % 2 == 0));
+        bytes.get(1..).unwrap_or_default().chunks(size).try_for_each(|piece| {
+            let outcome = framing.follow(piece).map_err(|(index, _)| before + index);
+            before += piece.len();
+            outcome
+        })
+    };
+    let whole = follow(usize::MAX);
+    for size in [1, 7] {
+        assert_eq!(follow(size).is_ok(), whole.is_ok(), "in pieces of {size}");
+    }
+}
+
+/// Frames of HTTP/2 from both sides, in turns.
+pub fn frames(bytes: &[u8]) {
+    let (mut flows, now) = (Flows::default(), Instant::now());
+    for (number, piece) in bytes.chunks(64).enumerate() {
+        if number % 2 == 0 {
+            flows.came(piece, || now);
+        } else {
+            flows.left(piece, || now);
+        }
+        let second = Duration::from_secs(1);
+        let _look = flows.look(now + second, Patience { head: second, grace: second, rate: 240 });
+        let _idle = flows.idle(now, second);
     }
 }

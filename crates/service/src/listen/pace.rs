@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::flows::Flows;
 pub(super) use crate::framing::Awaited;
+
+pub(super) mod flows;
+mod frames;
 
 /// How slow is too slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +88,8 @@ struct State {
     awaited: Awaited,
     reading: Waiting,
     writing: Waiting,
+    /// Of HTTP/2.
+    flows: Option<Box<Flows>>,
 }
 
 /// The pace of one connection.
@@ -99,6 +105,19 @@ impl Pace {
                 Look::TooSlow(why) => return why,
             }
         }
+    }
+
+    /// Returns when a client over HTTP/2 has asked for nothing for so long, or twice as long at most. (Over HTTP/1.1 the library
+    /// counts.)
+    pub(super) async fn is_idle(&self, patience: Duration) {
+        loop {
+            let Some(wait) = self.idle(Instant::now(), patience) else { return };
+            tokio::time::sleep(wait.max(BREATH)).await;
+        }
+    }
+
+    fn idle(&self, now: Instant, patience: Duration) -> Option<Duration> {
+        self.lock().flows.as_mut().map_or(Some(patience), |flows| flows.idle(now, patience))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -132,6 +151,16 @@ impl Pace {
         self.lock().writing.end(now, bytes);
     }
 
+    /// The client sent these bytes of HTTP/2, after the preface.
+    pub(super) fn frames_came(&self, bytes: &[u8]) {
+        self.lock().flows.get_or_insert_default().came(bytes, Instant::now);
+    }
+
+    /// These were sent to it.
+    pub(super) fn frames_left(&self, bytes: &[u8]) {
+        self.lock().flows.get_or_insert_default().left(bytes, Instant::now);
+    }
+
     /// Whether the client is too slow.
     pub(super) fn look(&self, now: Instant, patience: Patience) -> Look {
         let mut state = self.lock();
@@ -146,9 +175,10 @@ impl Pace {
             },
             Awaited::Nothing => patience.grace,
         };
-        match state.writing.look(now, patience) {
-            Some(writing) => Look::Again(reading.min(writing).max(BREATH)),
-            None => Look::TooSlow("taking the answer"),
+        let Some(writing) = state.writing.look(now, patience) else { return Look::TooSlow("taking the answer") };
+        match state.flows.as_mut().map_or(Ok(patience.grace), |flows| flows.look(now, patience)) {
+            Ok(flows) => Look::Again(reading.min(writing).min(flows).max(BREATH)),
+            Err(why) => Look::TooSlow(why),
         }
     }
 }

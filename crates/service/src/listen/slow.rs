@@ -1,18 +1,23 @@
 //! Clients that are slow on purpose, over a real socket: closed in bounded time, whatever they are slow in.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use http::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, Listener};
+use super::{
+    Limits, Listener,
+    refused::{END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, fields, frame},
+};
 
 /// So long nobody waits who is closed.
 const HANG: Duration = Duration::from_secs(60);
@@ -29,8 +34,7 @@ async fn app(request: Request<Body>) -> Body {
     }
 }
 
-#[tokio::test]
-async fn all_are_closed() {
+async fn serve() -> (SocketAddr, CancellationToken, JoinHandle<()>) {
     let limits = Limits {
         header_timeout: SOON,
         keep_alive_timeout: SOON,
@@ -41,6 +45,12 @@ async fn all_are_closed() {
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, limits).await.unwrap();
     let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
     let serving = tokio::spawn(listener.serve(Router::new().fallback(app), end.clone()));
+    (address, end, serving)
+}
+
+#[tokio::test]
+async fn all_are_closed() {
+    let (address, end, serving) = serve().await;
     for (first, then) in [
         ("", ""),
         ("G", ""),
@@ -77,6 +87,80 @@ async fn all_are_closed() {
         }
     };
     timeout(HANG, closed).await.expect("one who reads nothing is closed");
+    end.cancel();
+    serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_http_2_client_is_told_to_go() {
+    let (address, end, serving) = serve().await;
+    let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Body>(TokioExecutor::new(), stream).await.unwrap();
+    let asks = async {
+        let request = Request::get(format!("http://{address}/")).body(Body::empty()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert!(axum::body::to_bytes(Body::new(answer.into_body()), 100).await.unwrap().is_empty());
+        // It stays.
+        std::future::pending::<()>().await;
+    };
+    let ended = async {
+        tokio::select! { ended = connection => ended, () = asks => unreachable!() }
+    };
+    timeout(HANG, ended).await.expect("an idle connection is closed").unwrap();
+    end.cancel();
+    serving.await.unwrap();
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const CONTINUATION: u8 = 9;
+
+/// Less than it takes the library to miss the answers to its pings.
+const BEFORE_PINGS: Duration = Duration::from_secs(30);
+
+/// Reads whatever comes, sends what `next` makes of a number, and as soon as that is none, nothing more.
+async fn is_closed(address: SocketAddr, next: impl Fn(u16) -> Option<Vec<u8>>) -> bool {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    let (mut reader, mut writer) = stream.split();
+    let send = async {
+        for bytes in (0..).map_while(next) {
+            if writer.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut scratch = vec![0; 1 << 16];
+    let read = async { while reader.read(&mut scratch).await.is_ok_and(|bytes| bytes > 0) {} };
+    let closed = async {
+        tokio::select! { () = read => {}, () = send => {} }
+    };
+    timeout(BEFORE_PINGS, closed).await.is_ok()
+}
+
+fn request(method: &str, path: &str) -> Vec<u8> {
+    fields(&[(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)])
+}
+
+#[tokio::test]
+async fn http_2_clients_are_closed_as_well() {
+    let (address, end, serving) = serve().await;
+    // Takes all of the connection, and nothing of the stream.
+    let stalls = |number| (number == 0).then(|| frame(HEADERS, END_STREAM | END_HEADERS, 1, &request("GET", "/large")));
+    assert!(is_closed(address, stalls).await, "one who reads nothing of a stream");
+    let resets = |number: u16| {
+        let stream = 2 * number + 1;
+        let pair =
+            [frame(HEADERS, END_HEADERS, stream, &request("POST", "/")), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])];
+        (number < 10_000).then(|| pair.concat())
+    };
+    assert!(is_closed(address, resets).await, "one who takes back what it asks for");
+    let never_ends = |number| match number {
+        0 => Some(frame(HEADERS, END_STREAM, 1, &request("GET", "/"))),
+        _ => (number < 60_000).then(|| frame(CONTINUATION, 0, 1, &fields(&[("x", "y")]))),
+    };
+    assert!(is_closed(address, never_ends).await, "one whose head does not end");
     end.cancel();
     serving.await.unwrap();
 }

@@ -18,14 +18,17 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    framing::Framing,
     pace::{Awaited, Pace},
     population::Resident,
 };
+use crate::framing::Framing;
 
 /// For reading over what a client still sends when it has its answer: closed before, it would lose the answer with it
 /// (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
+
+/// As long is what an HTTP/2 connection begins with (RFC 9113, section 3.4).
+const PREFACE: usize = 24;
 
 /// What the stream and those who answer on it tell each other.
 #[derive(Debug, Default)]
@@ -65,6 +68,8 @@ pub(super) struct Strict<S> {
     reading: Way,
     writing: Way,
     awaited: Awaited,
+    /// Bytes of the HTTP/2 preface that are to come, if it is one.
+    preface: usize,
     /// Said to the library in the client's place, after what is refused.
     last_words: &'static [u8],
     linger: Option<Pin<Box<Sleep>>>,
@@ -82,6 +87,7 @@ impl<S> Strict<S> {
             reading: Way::default(),
             writing: Way::default(),
             awaited: Awaited::Head,
+            preface: PREFACE,
             last_words: &[],
             linger: None,
             _resident: resident,
@@ -116,6 +122,19 @@ impl<S> Strict<S> {
         }
     }
 
+    fn note_frames<'a>(&self, outcome: &Poll<io::Result<usize>>, slices: impl IntoIterator<Item = &'a [u8]>) {
+        let Poll::Ready(Ok(written)) = outcome else { return };
+        if !self.framing.is_http_2() {
+            return;
+        }
+        let mut left = *written;
+        for slice in slices {
+            let sent = slice.get(..left).unwrap_or(slice);
+            self.talk.pace.frames_left(sent);
+            left -= sent.len();
+        }
+    }
+
     /// Puts a NUL where the library must not read on, and an end of the head behind it, which it waits for: no head may have
     /// one, so it answers 400 and closes. In content the connection ends there, and that is an error, too.
     fn check(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
@@ -123,7 +142,14 @@ impl<S> Strict<S> {
             self.framing.leave();
         }
         let Some(read) = buffer.filled_mut().get_mut(before..) else { return };
-        let Err((index, why)) = self.framing.follow(read) else { return };
+        let Err((index, why)) = self.framing.follow(read) else {
+            let (_preface, frames) = read.split_at(self.preface.min(read.len()));
+            self.preface -= read.len() - frames.len();
+            if self.framing.is_http_2() && !frames.is_empty() {
+                self.talk.pace.frames_came(frames);
+            }
+            return;
+        };
         debug!(%why, "a client's bytes are refused");
         if let Some(byte) = read.get_mut(index) {
             *byte = 0;
@@ -162,6 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.note_written(&outcome, |written| *written);
+        self.note_frames(&outcome, [bytes]);
         outcome
     }
 
@@ -172,6 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         self.note_written(&outcome, |written| *written);
+        self.note_frames(&outcome, slices.iter().map(|slice| &**slice));
         outcome
     }
 
