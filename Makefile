@@ -8,6 +8,8 @@ CARGO ?= cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PYTHON := target/python
 NEXTEST_VERSION := 0.9
+# For each target of `make fuzz`.
+FUZZ_SECONDS ?= 60
 
 # What the demo runs with, and what its build needs: aws-lc is C.
 DEMO_PACKAGES := postgresql build-essential pkg-config curl ca-certificates
@@ -16,7 +18,7 @@ CONFORMANCE_PACKAGES := nodejs npm nginx varnish python3
 
 BENCH_PACKAGES := nginx wrk nghttp2-client openssl curl python3
 
-.PHONY: help demo bench-edge conformance deps kill9 test check fmt clippy doc purity nextest test-deps
+.PHONY: help demo bench-edge conformance deps fuzz kill9 test check fmt clippy doc purity nextest test-deps
 
 help:
 	@echo "make demo    a whole network on this machine, with real content going through it"
@@ -24,6 +26,7 @@ help:
 	echo "make check   formatting, lints, documentation, dependencies between crates"
 	echo "make conformance  npm's http-cache-tests through an edge and an origin, beside nginx and varnish"
 	echo "make bench-edge   the edge beside nginx: rates, latency, CPU and memory, as ratios (ARGS='memory --rounds 5')"
+	echo "make fuzz    every parser that a network reaches, on whatever a fuzzer thinks of, FUZZ_SECONDS each (60)"
 	echo "make kill9   a transfer during which 20 processes are killed: no byte wrong, none counted twice or not at all"
 
 demo: deps
@@ -38,6 +41,19 @@ bench-edge: deps
 	@tests/install.sh $(BENCH_PACKAGES)
 	$(CARGO) build --release -p umbel
 	exec bench/edge $(ARGS)
+
+# On the stable toolchain: what libfuzzer needs of the compiler has no other name there. There is no `unsafe` of ours for a
+# sanitizer to watch.
+fuzz: deps
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	for target in crates/*/fuzz/fuzz_targets/*.rs; do
+	    folder=$${target%/fuzz_targets/*}
+	    name=$$(basename "$$target" .rs)
+	    echo "$$folder $$name"
+	    mkdir -p "$$folder/corpus/$$name" "$$folder/seeds/$$name"
+	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir "$$folder" --sanitizer none --target-dir target/fuzz "$$name" \
+	        "$$folder/corpus/$$name" "$$folder/seeds/$$name" -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
+	done
 
 conformance: deps
 	@tests/install.sh $(CONFORMANCE_PACKAGES)

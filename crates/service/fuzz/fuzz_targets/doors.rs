@@ -1,4 +1,5 @@
-//! What is read of a client before anybody answers it: where its requests begin and end, a PROXY header, `Forwarded`.
+//! What is read of a client before anybody answers it: where its requests begin and end, a PROXY header, `Forwarded`; and where
+//! answers of providers' servers do.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,6 +7,8 @@ use umbel_service::listen::fuzzed;
 
 fuzz_target!(|input: &[u8]| {
     fuzzed::framing(input);
+    fuzzed::answers(input);
+    fuzzed::frames(input);
     fuzzed::proxy_header(input);
     fuzzed::forwarded(input);
 });
