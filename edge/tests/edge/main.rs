@@ -11,3 +11,4 @@ mod pulled;
 mod purges;
 mod readers;
 mod relay;
+mod upstreams;

@@ -299,6 +299,11 @@ impl Network {
         version
     }
 
+    /// What everyone is told.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Installation>> {
+        self.installation.subscribe()
+    }
+
     /// Purges; whoever follows has done so when this returns. The version that says so.
     pub async fn purge(&self, edges: &[&Edge], purge: Purge) -> u64 {
         let mut next = Installation::clone(&self.installation.borrow());
