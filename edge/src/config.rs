@@ -79,9 +79,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            memory_cache: 256 * MIB,
+            memory_cache: 128 * MIB,
             disk_cache: 10 * 1024 * MIB,
-            plaintext_cache: 256 * MIB,
+            plaintext_cache: 128 * MIB,
             spool: 1024 * MIB,
             uplink: None,
             sessions: 10_000,

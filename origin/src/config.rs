@@ -15,7 +15,7 @@
 //! | `uploads_kept` | `7days` | how long a multipart upload may take |
 //! | `pull_networks` | | private networks that sites may be pulled from, as `10.1.0.0/16`; public ones always |
 //! | `pull_ca` | | PEM file of more CAs that the servers of pulled sites may have certificates of |
-//! | `pull_memory` | `256MiB` | memory for what is stored of pulled sites |
+//! | `pull_memory` | `128MiB` | memory for what is stored of pulled sites |
 //! | `pull_disk` | `4GiB` | disk, in `state`, for their bodies that are not short |
 //! | `deleted_sites_kept` | `7days` | how long the content of a deleted site lies in the store, out of everybody's reach |
 
@@ -104,7 +104,7 @@ impl Config {
             deleted_sites_kept: settings.or("deleted_sites_kept", days(7)).into(),
             pull_networks: settings.list("pull_networks"),
             pull_ca: settings.optional("pull_ca"),
-            pull_memory: settings.or("pull_memory", ByteSize(256 * MIB)).0,
+            pull_memory: settings.or("pull_memory", ByteSize(128 * MIB)).0,
             pull_disk: settings.or("pull_disk", ByteSize(4096 * MIB)).0,
         };
         config.check_urls(settings);
@@ -160,7 +160,7 @@ mod tests {
             read("s3_url = \"https://s3.test:9000\"\ninternal_url = \"https://o.test:9443\"\nstate = \"/s\"").unwrap();
         assert_eq!(config.store, StoreUrl::Folder("/s/store".into()));
         assert_eq!(config.replaced_versions_kept, Duration::from_secs(24 * 3600));
-        assert_eq!(config.pull_memory, 256 << 20);
+        assert_eq!(config.pull_memory, 128 << 20);
     }
 
     #[test]

@@ -4,9 +4,12 @@
 //! Short bodies lie in memory beside their response. Longer ones are cut into pieces that go into the store of bodies
 //! (memory and disk) as they fill up; only the piece under way is the body's own.
 
-use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
@@ -253,9 +256,24 @@ impl Body {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// Whether a reader could begin at `offset`, or will when it has come in.
-    pub async fn can_begin_at(&self, offset: u64) -> bool {
-        self.progress.borrow().length <= offset || self.piece_at(offset).await.is_ok()
+    /// Whether a reader could begin to read this range, or will when it has come in; what of it has come in is all there. A disk
+    /// that is slower than what came in has not taken every piece.
+    pub async fn can_serve(&self, range: &Range<u64>) -> bool {
+        let here = range.start..range.end.min(self.progress.borrow().length);
+        here.is_empty() || self.has_pieces(&here) && self.piece_at(here.start).await.is_ok()
+    }
+
+    fn has_pieces(&self, range: &Range<u64>) -> bool {
+        if self.short.get().is_some() || self.kept.borrow().there().is_some() {
+            return true;
+        }
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).start;
+        let (first, end) = (range.start / PIECE as u64, range.end.min(tail).div_ceil(PIECE as u64));
+        let has = (first..end).all(|number| self.pieces.contains(&Key::of_piece(self.id, number)));
+        if !has {
+            self.lost.store(true, Ordering::Release);
+        }
+        has
     }
 
     fn in_tail(&self, offset: u64) -> Option<Bytes> {
@@ -448,6 +466,25 @@ mod tests {
         let failed = Arc::new(Body::new(pieces));
         drop(failed.keep_elsewhere());
         assert!(failed.elsewhere().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_with_a_hole_is_not_begun() {
+        let pieces = HybridCacheBuilder::new().memory(2 * PIECE).with_shards(1);
+        let pieces = pieces.with_weighter(|_, bytes: &Bytes| bytes.len()).storage().build().await.unwrap();
+        let (body, text) = (Body::new(pieces), text(5 * PIECE + 1));
+        for (number, part) in text.chunks(PIECE).enumerate() {
+            body.push(Bytes::copy_from_slice(part)).await;
+            if number == 0 {
+                assert!(body.can_serve(&(0..u64::MAX)).await, "all that is there");
+            }
+        }
+        let end = text.len() as u64;
+        assert!(body.can_serve(&(end..u64::MAX)).await, "what comes");
+        assert!(body.can_serve(&(end - 1..end)).await, "what is under way");
+        assert!(!body.is_lost());
+        assert!(!body.can_serve(&(0..end)).await);
+        assert!(body.is_lost());
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use crate::key::Key;
 
 /// A disk block holds many pieces.
 const BLOCK: usize = 16 * 1024 * 1024;
-const WRITE_BUFFER: usize = 64 * 1024 * 1024;
+const WRITE_BUFFER: usize = 32 * 1024 * 1024;
 
 /// Pieces of bodies, in memory and on disk.
 pub type Pieces = HybridCache<Key, Bytes>;

@@ -39,7 +39,7 @@ pub(crate) async fn planned(request: &Parts, all: &[Variant], index: usize) -> O
     let Plan { status, headers, body } = plan(request, &all[index]);
     let segments = segments(request, all, index, body, length(&headers));
     for segment in &segments {
-        if !segment.can_begin().await {
+        if !segment.can_serve().await {
             return None;
         }
     }
@@ -105,10 +105,10 @@ fn within(variant: &Variant, Piece { range, .. }: &Piece, want: &Range<u64>) -> 
 }
 
 impl Segment {
-    async fn can_begin(&self) -> bool {
+    async fn can_serve(&self) -> bool {
         match self {
             Self::Text(_) => true,
-            Self::Stored(body, range) => range.is_empty() || body.can_begin_at(range.start).await,
+            Self::Stored(body, range) => body.can_serve(range).await,
         }
     }
 
