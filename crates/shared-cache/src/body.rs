@@ -2,7 +2,8 @@
 //! another; it takes little memory however long it is.
 //!
 //! Short bodies lie in memory beside their response. Longer ones are cut into pieces that go into the store of bodies
-//! (memory and disk) as they fill up; only the piece under way is the body's own.
+//! (memory and disk) as they fill up; the body's own are only the piece under way and, while it comes in, the last ones before
+//! it: its quickest reader depends neither on the disk, which may be too slow to take every piece, nor on what else is stored.
 
 use std::{
     ops::Range,
@@ -12,14 +13,17 @@ use std::{
     },
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
+use self::tail::Tail;
 use crate::{
     elsewhere::{Elsewhere, Keeping, Kept},
     key::Key,
     pieces::Pieces,
 };
+
+mod tail;
 
 /// Length of a piece; the last may be shorter.
 const PIECE: usize = 256 * 1024;
@@ -27,8 +31,8 @@ const PIECE: usize = 256 * 1024;
 /// Bodies up to this long are no pieces.
 pub(crate) const SHORT: usize = 64 * 1024;
 
-/// How far a body may come in ahead of its quickest reader: what was just written is read from memory.
-const AHEAD: u64 = 16 * 1024 * 1024;
+/// How far a body may come in ahead of its quickest reader.
+const AHEAD: u64 = 4 * 1024 * 1024;
 
 /// Why a body cannot be read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,13 +79,6 @@ pub struct Body {
     /// A piece of it is not in the store any more.
     lost: AtomicBool,
     kept: watch::Sender<Kept>,
-}
-
-#[derive(Debug, Default)]
-struct Tail {
-    /// Where it begins in the body.
-    start: u64,
-    bytes: BytesMut,
 }
 
 impl Body {
@@ -172,9 +169,8 @@ impl Body {
     /// The piece under way is full, or the last.
     fn put_away(&self, tail: &mut Tail) {
         let piece = std::mem::take(&mut tail.bytes).freeze();
-        let number = tail.start / PIECE as u64;
-        tail.start += piece.len() as u64;
-        self.pieces.insert(Key::of_piece(self.id, number), piece);
+        self.pieces.insert(Key::of_piece(self.id, tail.start / PIECE as u64), piece.clone());
+        tail.put_away(piece);
     }
 
     async fn keep_pace(&self) {
@@ -208,12 +204,24 @@ impl Body {
                 self.put_away(&mut tail);
             }
         }
-        self.progress.send_modify(|progress| progress.end = End::Here);
+        self.end(End::Here);
     }
 
     /// The rest will never come.
     pub(crate) fn cut_off(&self) {
-        self.progress.send_modify(|progress| progress.end = End::CutOff);
+        self.end(End::CutOff);
+    }
+
+    fn end(&self, end: End) {
+        self.progress.send_modify(|progress| progress.end = end);
+        if self.readers.load(Ordering::Acquire) == 0 {
+            self.forget_recent();
+        }
+    }
+
+    /// Nobody reads what came last any more.
+    fn forget_recent(&self) {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).forget_recent();
     }
 
     /// What is there from `offset` on, as far as it lies in one piece.
@@ -267,8 +275,8 @@ impl Body {
         if self.short.get().is_some() || self.kept.borrow().there().is_some() {
             return true;
         }
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).start;
-        let (first, end) = (range.start / PIECE as u64, range.end.min(tail).div_ceil(PIECE as u64));
+        let recent = self.tail.lock().unwrap_or_else(PoisonError::into_inner).first_recent();
+        let (first, end) = (range.start / PIECE as u64, range.end.div_ceil(PIECE as u64).min(recent));
         let has = (first..end).all(|number| self.pieces.contains(&Key::of_piece(self.id, number)));
         if !has {
             self.lost.store(true, Ordering::Release);
@@ -277,9 +285,7 @@ impl Body {
     }
 
     fn in_tail(&self, offset: u64) -> Option<Bytes> {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = usize::try_from(offset.checked_sub(tail.start)?).ok()?;
-        tail.bytes.get(within..).filter(|bytes| !bytes.is_empty()).map(Bytes::copy_from_slice)
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).at(offset)
     }
 }
 
@@ -337,165 +343,12 @@ impl Drop for Reader {
     fn drop(&mut self) {
         if self.is_behind {
             self.body.behind.store(u64::MAX, Ordering::Release);
-        } else {
-            self.body.readers.fetch_sub(1, Ordering::AcqRel);
+        } else if self.body.readers.fetch_sub(1, Ordering::AcqRel) == 1 && self.progress.borrow().end != End::NotYet {
+            self.body.forget_recent();
         }
         self.body.moved.notify_waiters();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use foyer::HybridCacheBuilder;
-
-    use super::*;
-
-    async fn pieces() -> Pieces {
-        HybridCacheBuilder::new().memory(64 << 20).storage().build().await.unwrap()
-    }
-
-    fn text(length: usize) -> Vec<u8> {
-        (0..length).map(|n| (n % 251) as u8).collect()
-    }
-
-    async fn read(body: &Arc<Body>, from: u64, end: u64) -> Result<Vec<u8>, BodyError> {
-        let mut reader = Reader::new(body.clone(), from);
-        let mut all = Vec::new();
-        while let Some(bytes) = reader.next(end).await? {
-            all.extend_from_slice(&bytes);
-        }
-        Ok(all)
-    }
-
-    /// Writes `length` bytes in steps of `step` while one reader follows and others start in the middle and at the end.
-    async fn check(length: usize, step: usize) {
-        let (body, text) = (Arc::new(Body::new(pieces().await)), text(length));
-        let follow = tokio::spawn({
-            let body = body.clone();
-            async move { read(&body, 0, u64::MAX).await }
-        });
-        for part in text.chunks(step) {
-            body.push(Bytes::copy_from_slice(part)).await;
-            tokio::task::yield_now().await;
-        }
-        body.complete();
-        assert_eq!(follow.await.unwrap().unwrap(), text, "{length} in steps of {step}");
-        assert_eq!(body.length(), Some(length as u64));
-        let middle = length / 2;
-        assert_eq!(read(&body, middle as u64, u64::MAX).await.unwrap(), &text[middle..]);
-        assert_eq!(read(&body, 0, middle as u64).await.unwrap(), &text[..middle]);
-        assert_eq!(body.short().is_some(), length <= SHORT);
-    }
-
-    #[tokio::test]
-    async fn bodies_of_all_lengths() {
-        for length in [0, 1, SHORT - 1, SHORT, SHORT + 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
-            for step in [1 << 20, 70_000, 4096] {
-                check(length, step).await;
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_cut_off_never_ends_well() {
-        let body = Arc::new(Body::new(pieces().await));
-        body.push(Bytes::from_static(b"half")).await;
-        body.cut_off();
-        assert_eq!(read(&body, 0, u64::MAX).await, Err(BodyError::CutOff));
-        assert_eq!(read(&body, 0, 4).await.unwrap(), b"half");
-        assert_eq!(body.length(), None);
-    }
-
-    #[tokio::test]
-    async fn a_body_waits_for_its_quickest_reader_and_for_nobody_when_all_have_left() {
-        let body = Arc::new(Body::new(pieces().await));
-        let reader = Reader::new(body.clone(), 0);
-        let pump = tokio::spawn({
-            let body = body.clone();
-            async move {
-                for _ in 0..2 * AHEAD / PIECE as u64 {
-                    body.push(Bytes::from(vec![0; PIECE])).await;
-                }
-            }
-        });
-        let mut progress = body.progress.subscribe();
-        progress.wait_for(|progress| progress.length > AHEAD).await.unwrap();
-        tokio::task::yield_now().await;
-        assert!(!pump.is_finished() && progress.borrow().length <= AHEAD + PIECE as u64);
-        drop(reader);
-        pump.await.unwrap();
-    }
-
-    #[derive(Debug)]
-    struct Copy(Vec<u8>);
-
-    impl Elsewhere for Copy {
-        fn name(&self) -> &str {
-            "copy"
-        }
-
-        fn read(&self, offset: u64) -> futures::future::BoxFuture<'static, Option<Bytes>> {
-            let rest = Bytes::copy_from_slice(&self.0[offset as usize..]);
-            Box::pin(async move { Some(rest) })
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_elsewhere_is_read_from_there_when_it_is_evicted() {
-        // Memory for hardly anything.
-        let pieces = HybridCacheBuilder::new().memory(PIECE).with_shards(1);
-        let pieces = pieces.with_weighter(|_, bytes: &Bytes| bytes.len()).storage().build().await.unwrap();
-        let (body, text) = (Arc::new(Body::new(pieces.clone())), text(5 * PIECE));
-        let mut keeping = body.keep_elsewhere();
-        for part in text.chunks(PIECE) {
-            body.push(Bytes::copy_from_slice(part)).await;
-            assert_eq!(keeping.next().await.unwrap().unwrap(), part);
-        }
-        body.complete();
-        assert_eq!(keeping.next().await.unwrap(), None);
-        let waiting = tokio::spawn({
-            let body = body.clone();
-            async move { body.elsewhere().await.unwrap().name().to_owned() }
-        });
-        keeping.done(Arc::new(Copy(text.clone())));
-        assert_eq!(waiting.await.unwrap(), "copy");
-        assert_eq!(read(&body, 0, u64::MAX).await.unwrap(), text);
-        assert!(!body.is_lost());
-        let all_there = Arc::new(Body::that_is(pieces.clone(), text.len() as u64, Arc::new(Copy(text.clone()))));
-        assert_eq!(read(&all_there, 7, u64::MAX).await.unwrap(), &text[7..]);
-        let failed = Arc::new(Body::new(pieces));
-        drop(failed.keep_elsewhere());
-        assert!(failed.elsewhere().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn a_body_with_a_hole_is_not_begun() {
-        let pieces = HybridCacheBuilder::new().memory(2 * PIECE).with_shards(1);
-        let pieces = pieces.with_weighter(|_, bytes: &Bytes| bytes.len()).storage().build().await.unwrap();
-        let (body, text) = (Body::new(pieces), text(5 * PIECE + 1));
-        for (number, part) in text.chunks(PIECE).enumerate() {
-            body.push(Bytes::copy_from_slice(part)).await;
-            if number == 0 {
-                assert!(body.can_serve(&(0..u64::MAX)).await, "all that is there");
-            }
-        }
-        let end = text.len() as u64;
-        assert!(body.can_serve(&(end..u64::MAX)).await, "what comes");
-        assert!(body.can_serve(&(end - 1..end)).await, "what is under way");
-        assert!(!body.is_lost());
-        assert!(!body.can_serve(&(0..end)).await);
-        assert!(body.is_lost());
-    }
-
-    #[tokio::test]
-    async fn who_takes_it_elsewhere_sets_the_pace_only_alone() {
-        let body = Arc::new(Body::new(pieces().await));
-        let (reader, keeping) = (Reader::new(body.clone(), 0), body.keep_elsewhere());
-        body.furthest.store(10 * AHEAD, Ordering::Release);
-        assert_eq!(body.pace(), 10 * AHEAD);
-        drop(reader);
-        assert_eq!(body.pace(), 0);
-        drop(keeping);
-        assert_eq!(body.pace(), u64::MAX);
-    }
-}
+mod tests;
