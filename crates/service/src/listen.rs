@@ -503,4 +503,33 @@ mod tests {
         end.cancel();
         serving.await.unwrap();
     }
+
+    /// Always has something to be done before bytes leave.
+    #[derive(Clone)]
+    struct Busy;
+
+    impl App for Busy {
+        async fn answer(&self, _: Request<Body>) -> Response<Body> {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("other"));
+            response
+        }
+
+        fn unwritten(&self) -> u16 {
+            1
+        }
+    }
+
+    /// It was kept for others' turns, after which nobody came again.
+    #[tokio::test]
+    async fn an_upgrade_is_answered_whatever_others_wait_for() {
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, Limits::default()).await.unwrap();
+        let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let serving = tokio::spawn(listener.serve(Busy, end.clone()));
+        check(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: other", 101).await;
+        end.cancel();
+        serving.await.unwrap();
+    }
 }

@@ -89,7 +89,7 @@ impl Cork {
     pub(super) fn release(&self, cx: &mut Context<'_>) {
         let mut state = lock(&self.0);
         state.unwritten |= state.gate.unwritten();
-        if state.waiting && state.unwritten != 0 && !state.yielded {
+        if state.waiting && state.unwritten != 0 && !state.yielded && !state.open {
             state.yielded = true;
             // Asked once, it has this task woken when the others that are ready have been.
             let _pending = pin!(tokio::task::yield_now()).poll(cx);
