@@ -15,6 +15,9 @@ use crate::spool::{Lists, Spool};
 /// Bytes of a response that may be on their way without a record.
 const RECORD_EVERY: u64 = 64 * 1024;
 
+/// Bytes of a path that the control plane takes.
+const LONGEST_PATH: usize = 8 * 1024;
+
 /// Counts for all responses of an edge.
 #[derive(Debug, Clone)]
 pub(crate) struct Meter {
@@ -73,9 +76,10 @@ fn served(site_id: String, path: String, status: u16, (requests, bytes): (u64, u
     Served { hour: now - now % 3600, site_id, path, status: status.into(), requests, bytes }
 }
 
-/// Errors are counted by site only: their paths are anything that anyone can think of.
+/// Errors are counted by site only: their paths are anything that anyone can think of. So are paths that the books do not take.
 fn counted(path: &str, status: StatusCode) -> &str {
-    if status.is_client_error() || status.is_server_error() { "" } else { path }
+    let is_error = status.is_client_error() || status.is_server_error();
+    if is_error || path.len() > LONGEST_PATH { "" } else { path }
 }
 
 impl ResponseMeter {

@@ -284,7 +284,7 @@ impl Spool {
     fn end_segment(&self) {
         self.write_down(Lists::MAX);
         let mut state = self.lock();
-        if state.ended.is_some() || state.open.length == 0 {
+        if state.ended.is_some() || state.open.length == 0 || !state.open.is_cut() {
             return;
         }
         match Open::at(&self.folder, state.open.number + 1) {
@@ -392,10 +392,9 @@ impl Spool {
 
 impl State {
     fn append(&mut self, records: impl IntoIterator<Item = Record>) -> io::Result<()> {
-        if self.open.torn && self.open.file.set_len(self.open.length).is_err() {
+        if !self.open.is_cut() {
             return Err(io::Error::other("the usage segment ends in a torn record"));
         }
-        self.open.torn = false;
         if self.open.length >= MAX_SEGMENT_BYTES {
             return Err(io::Error::other("the usage segment is full and no new one has been begun"));
         }
@@ -443,6 +442,12 @@ impl Open {
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let length = cut_torn_tail(&path)?;
         Ok(Self { number, file: Arc::new(file), length, torn: false })
+    }
+
+    /// Cuts off what is behind `length`, if there is anything. Whether nothing is: whole records there are counted elsewhere.
+    fn is_cut(&mut self) -> bool {
+        self.torn = self.torn && self.file.set_len(self.length).is_err();
+        !self.torn
     }
 }
 

@@ -2,6 +2,7 @@
 //! payload's BLAKE3 | payload`. A record that is cut off or does not match its hash ends the segment.
 
 use prost::Message;
+use tracing::error;
 use umbel_wire::control::{Received, Served};
 
 const HEAD: usize = 12;
@@ -39,13 +40,19 @@ impl From<Received> for Record {
     }
 }
 
-/// Appends the record's bytes to `to`.
+/// Appends the record's bytes to `to`. One that could not be read again would hide all that come after it: it is left out.
 pub(crate) fn encode(record: &Record, to: &mut Vec<u8>) {
     let start = to.len();
     to.extend_from_slice(&[0; HEAD]);
     record.encode_raw(to);
     let (head, payload) = to[start..].split_at_mut(HEAD);
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let length = match u32::try_from(payload.len()) {
+        Ok(length) if payload.len() <= MAX_PAYLOAD => length,
+        Ok(_) | Err(_) => {
+            error!(bytes = payload.len(), "a usage record is too long and lost");
+            return to.truncate(start);
+        }
+    };
     head[..4].copy_from_slice(&length.to_le_bytes());
     head[4..].copy_from_slice(&blake3::hash(payload).as_bytes()[..8]);
 }
