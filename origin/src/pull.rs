@@ -16,7 +16,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use ipnet::IpNet;
@@ -247,7 +247,7 @@ fn head_of(request: &Request) -> Parts {
 }
 
 fn stored(Planned { status, headers, segments }: Planned, said: &CacheStatus) -> Response {
-    let bytes = stream::iter(segments).flat_map(|segment| segment.bytes().map_ok(|(bytes, _)| bytes).boxed());
+    let bytes = umbel_shared_cache::bytes(segments).map_ok(|(bytes, _)| bytes);
     let mut response = Response::new(Body::from_stream(bytes));
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -209,6 +209,8 @@ impl Body {
 
     /// The rest will never come.
     pub(crate) fn cut_off(&self) {
+        // Before anybody hears of it: who asks again is not to find it.
+        self.lost.store(true, Ordering::Release);
         self.end(End::CutOff);
     }
 
@@ -259,7 +261,7 @@ impl Body {
         }
     }
 
-    /// Whether a piece of it was missed: it is of no use any more.
+    /// Whether a piece of it was missed, or will never come: it is of no use any more.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
     }

@@ -104,6 +104,14 @@ fn within(variant: &Variant, Piece { range, .. }: &Piece, want: &Range<u64>) -> 
     (start < end).then(|| Segment::Stored(variant.body().clone(), start - offset..end - offset))
 }
 
+/// The bytes of an answer, as they come. The flag says whether they are the object's own: framing is nothing that a reader asked
+/// for. The first segment has its reader at once: its body waits for it, however long nobody wants the bytes.
+pub fn bytes(segments: Vec<Segment>) -> impl Stream<Item = Result<(Bytes, bool), BodyError>> + Send {
+    let mut rest = segments.into_iter();
+    let first = rest.next().map(|segment| segment.bytes().boxed());
+    stream::iter(first).chain(stream::iter(rest).map(|segment| segment.bytes().boxed())).flatten()
+}
+
 impl Segment {
     async fn can_serve(&self) -> bool {
         match self {
@@ -120,8 +128,7 @@ impl Segment {
         }
     }
 
-    /// Its bytes, as they come. The flag says whether they are the object's own: framing is nothing that a reader asked for.
-    pub fn bytes(self) -> impl Stream<Item = Result<(Bytes, bool), BodyError>> + Send {
+    fn bytes(self) -> impl Stream<Item = Result<(Bytes, bool), BodyError>> + Send {
         match self {
             Self::Text(text) => stream::iter([Ok((text, false))]).left_stream(),
             Self::Stored(body, range) => {

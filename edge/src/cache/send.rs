@@ -73,8 +73,9 @@ fn at_once(core: &Core, segments: &[Segment]) -> Option<Bytes> {
 
 fn in_pieces(core: &Arc<Core>, segments: Vec<Segment>, mut meter: ResponseMeter) -> HttpBody {
     meter.expect(segments.iter().map(Segment::length).fold(0, u64::saturating_add));
-    let pieces = stream::iter(segments).flat_map(|segment| segment.bytes().boxed());
-    let pieces = pieces.map_ok(|(bytes, counts)| Outgoing { frame: Frame::data(bytes), counts }).map_err(Failure::from);
+    let pieces = umbel_shared_cache::bytes(segments)
+        .map_ok(|(bytes, counts)| Outgoing { frame: Frame::data(bytes), counts })
+        .map_err(Failure::from);
     HttpBody::new(StreamBody::new(metered(core.clone(), pieces, meter)))
 }
 

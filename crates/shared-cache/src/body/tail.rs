@@ -1,6 +1,9 @@
 //! The end of a body that comes in: the piece under way, and the last ones before it.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -8,6 +11,12 @@ use super::{AHEAD, PIECE};
 
 /// Whatever the quickest reader reads next is among so many pieces.
 const RECENT: usize = AHEAD as usize / PIECE + 2;
+
+/// Recent pieces of all bodies together: a body that finds no room keeps none, and its readers depend on the store.
+const ROOM: usize = (64 << 20) / PIECE;
+
+/// Recent pieces that there are, in this process.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Debug, Default)]
 pub(super) struct Tail {
@@ -26,10 +35,14 @@ impl Tail {
 
     pub(super) fn put_away(&mut self, piece: Bytes) {
         self.start += piece.len() as u64;
-        self.recent.push_back(piece);
-        if self.recent.len() > RECENT {
+        if self.recent.len() == RECENT {
             self.recent.pop_front();
+        } else if KEPT.fetch_add(1, Ordering::Relaxed) >= ROOM {
+            KEPT.fetch_sub(1, Ordering::Relaxed);
+            // They are without gaps, so none can be before this one.
+            return self.forget_recent();
         }
+        self.recent.push_back(piece);
     }
 
     /// What is there from `offset` on, in one piece.
@@ -45,6 +58,40 @@ impl Tail {
 
     /// Nobody reads what came last any more.
     pub(super) fn forget_recent(&mut self) {
+        KEPT.fetch_sub(self.recent.len(), Ordering::Relaxed);
         self.recent = VecDeque::new();
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.forget_recent();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(number: usize) -> Bytes {
+        Bytes::from(vec![number as u8; PIECE])
+    }
+
+    /// In one test: all bodies of a process share the room.
+    #[test]
+    fn recent_pieces_have_bounded_room() {
+        let mut tails: Vec<_> = (0..ROOM / RECENT + 2).map(|_| Tail::default()).collect();
+        for tail in &mut tails {
+            (0..2 * RECENT).for_each(|number| tail.put_away(piece(number)));
+        }
+        let kept: usize = tails.iter().map(|tail| tail.recent.len()).sum();
+        assert!(kept <= ROOM && tails[0].recent.len() == RECENT, "{kept}");
+        let last = 2 * RECENT as u64 - 1;
+        assert_eq!(tails[0].at(last * PIECE as u64 + 7), Some(piece(last as usize).slice(7..)));
+        assert_eq!(tails[0].at((last - RECENT as u64) * PIECE as u64), None);
+        let poor = tails.last_mut().unwrap();
+        assert_eq!(poor.at(last * PIECE as u64), None, "there is no room for it");
+        poor.bytes.extend_from_slice(b"under way");
+        assert_eq!(poor.at((last + 1) * PIECE as u64).as_deref(), Some(&b"under way"[..]));
     }
 }
