@@ -35,6 +35,9 @@ pub type HttpClient = Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection without traffic is probed after so long, and given up after twice that.
+const SILENCE: Duration = Duration::from_secs(15);
+
 /// Flow-control windows of HTTP/2: on a link of 1 Gbit/s and 40 ms a stream needs 5 MB in flight.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
@@ -90,6 +93,10 @@ fn tcp() -> HttpConnector<Names> {
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    // A server that vanishes without a word is noticed, also by who waits for the rest of its answer.
+    connector.set_keepalive(Some(SILENCE));
+    connector.set_keepalive_interval(Some(SILENCE / 3));
+    connector.set_keepalive_retries(Some(3));
     connector
 }
 

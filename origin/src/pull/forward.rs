@@ -125,7 +125,10 @@ impl Forward {
                 }
                 Err(error) => {
                     debug!(url, error = &error as &dyn std::error::Error, "an upstream server failed");
-                    self.upstreams.failed(url, Instant::now());
+                    // A reader who leaves in the middle of an upload breaks it, too: that says nothing about the server.
+                    if repeatable || !matches!(error, PullError::Broken(_)) {
+                        self.upstreams.failed(url, Instant::now());
+                    }
                     last = error;
                 }
             }
