@@ -285,7 +285,7 @@ async fn an_upload_may_take_longer_than_an_answer() {
     let address = shield
         .serve(|request| async { Response::new(Body::from(request.into_body().collect().await.unwrap().to_bytes())) })
         .await;
-    shield.pulls(Pull { upstreams: vec![http(address)], first_byte_ms: 500, ..Pull::default() });
+    shield.pulls(Pull { upstreams: vec![http(address)], first_byte_ms: 2000, ..Pull::default() });
     let (pieces, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
     let body = Body::from_stream(futures::stream::unfold(receiver, |mut receiver| async {
         Some((receiver.recv().await?, receiver))
@@ -293,7 +293,7 @@ async fn an_upload_may_take_longer_than_an_answer() {
     let feeding = async {
         // Together more than the server may take to answer; this is about time itself.
         for _ in 0..10 {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
             pieces.send(Ok(Bytes::from_static(b"x"))).await.unwrap();
         }
         drop(pieces);

@@ -34,14 +34,13 @@ async fn app(request: Request<Body>) -> Body {
     }
 }
 
-async fn serve() -> (SocketAddr, CancellationToken, JoinHandle<()>) {
-    let limits = Limits {
-        header_timeout: SOON,
-        keep_alive_timeout: SOON,
-        min_rate_grace: SOON,
-        min_rate: 1000,
-        ..Limits::default()
-    };
+/// What none of the clients here can keep.
+fn tight() -> Limits {
+    let limits = Limits { header_timeout: SOON, keep_alive_timeout: SOON, ..Limits::default() };
+    Limits { min_rate_grace: SOON, min_rate: 1000, ..limits }
+}
+
+async fn serve(limits: Limits) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, limits).await.unwrap();
     let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
     let serving = tokio::spawn(listener.serve(Router::new().fallback(app), end.clone()));
@@ -50,7 +49,7 @@ async fn serve() -> (SocketAddr, CancellationToken, JoinHandle<()>) {
 
 #[tokio::test]
 async fn all_are_closed() {
-    let (address, end, serving) = serve().await;
+    let (address, end, serving) = serve(tight()).await;
     for (first, then) in [
         ("", ""),
         ("G", ""),
@@ -93,7 +92,7 @@ async fn all_are_closed() {
 
 #[tokio::test]
 async fn an_idle_http_2_client_is_told_to_go() {
-    let (address, end, serving) = serve().await;
+    let (address, end, serving) = serve(Limits { keep_alive_timeout: 10 * SOON, ..Limits::default() }).await;
     let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake::<_, _, Body>(TokioExecutor::new(), stream).await.unwrap();
@@ -145,7 +144,7 @@ fn request(method: &str, path: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn http_2_clients_are_closed_as_well() {
-    let (address, end, serving) = serve().await;
+    let (address, end, serving) = serve(tight()).await;
     // Takes all of the connection, and nothing of the stream.
     let stalls = |number| (number == 0).then(|| frame(HEADERS, END_STREAM | END_HEADERS, 1, &request("GET", "/large")));
     assert!(is_closed(address, stalls).await, "one who reads nothing of a stream");
