@@ -117,6 +117,8 @@ pub(crate) struct Inner {
     pub(crate) complaints: Mutex<Vec<Complaint>>,
     /// Chunks that may still be served.
     pub(crate) allowance: Semaphore,
+    /// The first chunk is served whatever the others may: requests that come together are not taken in their order.
+    pub(crate) first_is_free: AtomicBool,
     /// Someone that everyone is introduced to, as a holder of everything.
     pub(crate) stranger: Mutex<Option<PeerAddress>>,
     pub(crate) joins: watch::Sender<usize>,
@@ -165,6 +167,7 @@ impl Running {
             receipts: Mutex::default(),
             complaints: Mutex::default(),
             allowance: Semaphore::new(1 << 20),
+            first_is_free: false.into(),
             stranger: Mutex::default(),
             joins: watch::Sender::new(0),
             leaves: watch::Sender::new(0),
@@ -342,7 +345,9 @@ async fn chunk(
     headers: HeaderMap,
 ) -> Result<Bytes, StatusCode> {
     let bearer = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    edge.0.allowance.acquire().await.unwrap().forget();
+    if index > 0 || !edge.0.first_is_free.load(Ordering::Relaxed) {
+        edge.0.allowance.acquire().await.unwrap().forget();
+    }
     // Who waited may have been forgotten meanwhile, as those are whose edge restarts.
     let is_open = |session: &mut Session| session.opened.contains(&id);
     if !edge.session(bearer, is_open).ok_or(StatusCode::UNAUTHORIZED)? {

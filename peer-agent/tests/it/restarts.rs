@@ -1,6 +1,10 @@
 //! A background service that goes away while programs on this machine get content through it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncWriteExt,
@@ -52,12 +56,13 @@ async fn rest(transfer: &mut Transfer) -> Vec<u8> {
     bytes
 }
 
-/// An edge that serves 13 chunks of its object at first, and then the rest.
+/// An edge that serves the first and 13 other chunks of its object at first, and then the rest.
 async fn half_open() -> (Running, Arc<Object>) {
     let edge = Running::start().await;
     let object = edge.publish("/large", 40 * CHUNK + 1);
     edge.edge.0.allowance.forget_permits(usize::MAX >> 8);
     edge.edge.0.allowance.add_permits(13);
+    edge.edge.0.first_is_free.store(true, Ordering::Relaxed);
     (edge, object)
 }
 
