@@ -42,7 +42,7 @@ pub(crate) enum Ambiguous {
     /// Not a number, or not one that makes sense.
     #[error("malformed Content-Length")]
     Length,
-    /// Anything but `chunked`.
+    /// Anything but `chunked`; in an answer, anything beside it.
     #[error("a transfer coding other than chunked")]
     Coding,
     /// A malformed line before a chunk, or more bytes in the chunk than it said.
@@ -86,6 +86,8 @@ enum Content {
     None,
     Length(u64),
     Chunked,
+    /// Of an answer: all until the connection ends, in a coding that nobody here knows.
+    UntilEnd,
 }
 
 impl Content {
@@ -93,7 +95,7 @@ impl Content {
     fn begin(self) -> State {
         match self {
             // In an answer: all until the connection ends.
-            Self::None => State::Opaque,
+            Self::None | Self::UntilEnd => State::Opaque,
             Self::Length(0) => State::StartLine,
             Self::Length(length) => State::Length(length),
             Self::Chunked => State::ChunkSize,
@@ -280,6 +282,19 @@ impl Framing {
         if self.answers.is_some() { line.trim_ascii_end() } else { line }
     }
 
+    /// RFC 9112, sections 6.1 and 6.3. Other codings than chunked nobody uses in requests but those who look for a gap. An answer in
+    /// one ends with its connection, which leaves no gap.
+    fn coding(&self, value: &[u8]) -> Result<Content, Ambiguous> {
+        let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+        if is_chunked(value) {
+            Ok(Content::Chunked)
+        } else if self.answers.is_some() && !value.is_empty() && !value.split(|byte| *byte == b',').any(is_chunked) {
+            Ok(Content::UntilEnd)
+        } else {
+            Err(Ambiguous::Coding)
+        }
+    }
+
     fn end_head(&mut self) -> Result<State, Ambiguous> {
         let content = std::mem::replace(&mut self.content, Content::None);
         if let Some(answers) = &mut self.answers {
@@ -295,7 +310,7 @@ impl Framing {
         let said = if name.eq_ignore_ascii_case(b"content-length") {
             Content::Length(length(value)?)
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            coding(value)?
+            self.coding(value)?
         } else {
             return Ok(State::Fields);
         };
@@ -319,11 +334,6 @@ fn length(value: &[u8]) -> Result<u64, Ambiguous> {
     let digits = value.iter().all(u8::is_ascii_digit);
     let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
     number.filter(|_| digits).and_then(|number| u64::try_from(number).ok()).ok_or(Ambiguous::Length)
-}
-
-/// RFC 9112, section 6.1. Other codings than chunked nobody uses in requests but those who look for a gap.
-fn coding(value: &[u8]) -> Result<Content, Ambiguous> {
-    if value.eq_ignore_ascii_case(b"chunked") { Ok(Content::Chunked) } else { Err(Ambiguous::Coding) }
 }
 
 /// RFC 9112, section 7.1. Extensions are read over.

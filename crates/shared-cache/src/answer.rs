@@ -9,7 +9,7 @@ use umbel_http_cache::{CacheStatus, Conditional, Forward, Reuse, reuse};
 
 use crate::{
     Ask, Failed, SharedCache,
-    fetch::{Answer, Note, Question},
+    fetch::{Answer, Note, Question, is_unchanged},
     key::Key,
     plan::{self, Planned},
     shelf::Variant,
@@ -105,6 +105,8 @@ impl<A: Ask> Asked<'_, A> {
             };
             let answer = match turn {
                 Turn::Alone | Turn::Theirs(News::Unshared) => question.clone().ask(self.cache).await,
+                // Someone else's turn ended between the look and this one.
+                Turn::Mine(_) if self.has_news(&question.basis) => continue,
                 Turn::Mine(asking) => self.ask_for_all(question.clone(), asking).await,
                 Turn::Theirs(News::Failed(failed)) => question.without_answer(self.cache, failed),
                 Turn::Theirs(News::Stored) => {
@@ -119,6 +121,14 @@ impl<A: Ask> Asked<'_, A> {
         let status = CacheStatus::forward(self.cache.name, Forward::Miss);
         let text = "the cache cannot hold the answer";
         failed(Failed::new(StatusCode::SERVICE_UNAVAILABLE, "evicted", text), status)
+    }
+
+    /// Something else is stored by now.
+    fn has_news(&self, basis: &[Variant]) -> bool {
+        let now = self.cache.good(&self.site_id, &self.request.uri, &self.key);
+        let is_old =
+            |(one, other): (&Variant, &Variant)| one.is_same(other) && is_unchanged(one.stored(), other.stored());
+        now.len() != basis.len() || !now.iter().zip(basis).all(is_old)
     }
 
     fn question(&self, basis: Arc<[Variant]>, about: Option<usize>, conditional: Option<Conditional>) -> Question {

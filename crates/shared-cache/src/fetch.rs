@@ -266,6 +266,6 @@ fn position(variants: &[Variant], of: &Variant) -> Option<usize> {
 }
 
 /// Of two validations that overlap the first to end counts; the other's is as good.
-fn is_unchanged(one: &Stored, other: &Stored) -> bool {
+pub(crate) fn is_unchanged(one: &Stored, other: &Stored) -> bool {
     one.received() == other.received()
 }

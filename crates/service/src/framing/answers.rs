@@ -88,6 +88,7 @@ mod tests {
         check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no", Ok(false));
         check("HTTP/1.1 200\r\ncontent-length: 0\r\n\r\n", Ok(true));
         check("HTTP/1.0 200 OK\r\n\r\nuntil\nit ends", Ok(true));
+        check("HTTP/1.1 200 OK\r\ntransfer-encoding: other\r\n\r\nuntil\nit ends", Ok(true));
         check("HTTP/1.1 204 No Content\r\n\r\n", Ok(true));
         check("HTTP/1.1 304 Not Modified\r\ncontent-length: 7\r\n\r\n", Ok(true));
         check("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2  \r\nok\r\n0\r\nx: y\r\n\r\n", Ok(true));
@@ -111,6 +112,9 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n", A::LengthTwice),
             ("HTTP/1.1 200 OK\r\ncontent-length: one\r\n", A::Length),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n", A::Coding),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, gzip\r\n", A::Coding),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding:\r\n", A::Coding),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: other\r\ncontent-length: 1\r\n", A::LengthTwice),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nx\r\n", A::Chunk),
             (&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(17), A::Interim),
         ] {
