@@ -179,6 +179,7 @@ impl Place {
     }
 }
 
+/// Looks again and again: what other processes have come to, they tell only those who ask.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
