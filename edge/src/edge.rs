@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use umbel_service::{
     files,
     installation::Installation,
-    listen::Listener,
+    listen::{Lanes, Listener},
     node::Node,
     ops::Ops,
     tls::{self, LiveCertificate},
@@ -102,6 +102,8 @@ pub struct Edge {
     background: JoinSet<()>,
     background_end: CancellationToken,
     relay: Relay,
+    /// Readers' connections run here, and what they began.
+    lanes: Arc<Lanes>,
 }
 
 /// What runs beside the requests, and when it ends.
@@ -130,7 +132,7 @@ impl Edge {
         let ops = Ops::new("umbel_edge");
         ops.register(|registry| core.metrics.register(registry));
         let background_end = CancellationToken::new();
-        let Doors { public, plain, internal, ops: ops_door } = doors;
+        let Doors { public, plain, internal, ops: ops_door, lanes } = doors;
         let servers = serve(public, plain, internal, &core);
         let mut background = run_beside(&core, beside, identity.control.clone(), &background_end);
         let following = follow(core.clone(), live.certificates.clone(), identity, installation, ops.clone());
@@ -142,7 +144,7 @@ impl Edge {
         let service = relay.relay_service().context("the relay does not run")?.clone();
         background.spawn(until(background_end.clone(), relay::drop_revoked(core.clone(), service)));
         info!(node = core.node_id, ?ports, "edge is open");
-        Ok(Self { ports, core, ops, live, servers, background, background_end, relay })
+        Ok(Self { ports, core, ops, live, servers, background, background_end, relay, lanes })
     }
 
     /// Where it really listens.
@@ -187,6 +189,7 @@ impl Edge {
         if timeout(LAST_WORK, self.core.tasks.wait()).await.is_err() {
             warn!("some work did not end in time");
         }
+        drop(self.lanes);
         self.background_end.cancel();
         if timeout(LAST_WORK, async { while self.background.join_next().await.is_some() {} }).await.is_err() {
             self.background.shutdown().await;

@@ -7,7 +7,7 @@ use axum::{Router, body::Body, extract::Request};
 use http::Response;
 use tower::ServiceExt;
 use umbel_service::{
-    listen::{App, Limits, Listener},
+    listen::{App, Lanes, Limits, Listener},
     ops::Ops,
     tls::{self, ClientAuth},
 };
@@ -30,6 +30,8 @@ pub(crate) struct Doors {
     pub(crate) plain: Option<Listener>,
     pub(crate) internal: Listener,
     pub(crate) ops: Listener,
+    /// Of the public ports.
+    pub(crate) lanes: Arc<Lanes>,
 }
 
 impl Doors {
@@ -40,14 +42,16 @@ impl Doors {
         // Only the public ports go by rules that may change. Other edges are as slow as their readers.
         let within = Limits { drain: config.rules.limits.drain, min_rate: 0, ..Limits::default() };
         let bind = Listener::bind;
+        let lanes = Arc::new(Lanes::start().context("threads for connections")?);
+        let for_readers = |door: Listener| door.under(live.rules.clone()).on(lanes.clone());
         let plain = match config.plain_listen {
-            Some(address) => Some(bind(address, None, within).await.context("plain port")?.under(live.rules.clone())),
+            Some(address) => Some(for_readers(bind(address, None, within).await.context("plain port")?)),
             None => None,
         };
         let public = bind(config.public_listen, Some(public_tls), within).await.context("public port")?;
         let internal = bind(config.internal_listen, Some(internal_tls), within).await.context("internal port")?;
         let ops = bind(config.ops_listen, None, within).await.context("ops port")?;
-        Ok(Self { public: public.under(live.rules.clone()), plain, internal, ops })
+        Ok(Self { public: for_readers(public), plain, internal, ops, lanes })
     }
 }
 

@@ -41,6 +41,7 @@ mod cork;
 mod forwarded;
 #[doc(hidden)]
 pub mod fuzzed;
+mod lanes;
 mod pace;
 mod population;
 mod proxy;
@@ -51,7 +52,10 @@ mod slow;
 mod stream;
 mod turns;
 
-pub use self::proxy::{ForwardedField, Network, Proxies};
+pub use self::{
+    lanes::Lanes,
+    proxy::{ForwardedField, Network, Proxies},
+};
 
 /// What is known of a connection; an extension of each of its requests.
 #[derive(Debug, Clone)]
@@ -151,6 +155,7 @@ pub struct Listener {
     tcp: TcpListener,
     tls: Option<Arc<ServerConfig>>,
     rules: Arc<ArcSwap<Rules>>,
+    lanes: Option<Arc<Lanes>>,
 }
 
 impl Listener {
@@ -160,12 +165,17 @@ impl Listener {
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
         let rules = Rules { limits, proxies: Proxies::default() };
-        Ok(Self { tcp, tls, rules: Arc::new(ArcSwap::from_pointee(rules)) })
+        Ok(Self { tcp, tls, rules: Arc::new(ArcSwap::from_pointee(rules)), lanes: None })
     }
 
     /// Goes by these rules, which may be shared with other listeners.
     pub fn under(self, rules: Arc<ArcSwap<Rules>>) -> Self {
         Self { rules, ..self }
+    }
+
+    /// Serves its connections on these threads, which may be shared with other listeners, and not where [`Listener::serve`] runs.
+    pub fn on(self, lanes: Arc<Lanes>) -> Self {
+        Self { lanes: Some(lanes), ..self }
     }
 
     /// Where it really listens (port 0 picks one).
@@ -191,7 +201,8 @@ impl Listener {
             match accepted {
                 Ok((stream, remote)) => {
                     let caller = Caller { remote, resident, rules: self.rules.load_full() };
-                    connections.spawn(accept(stream, caller, acceptor.clone(), app.clone(), shutdown.clone()));
+                    let served = (caller, acceptor.clone(), app.clone(), shutdown.clone());
+                    self.spawn(&mut connections, stream, served);
                 }
                 Err(error) => out_of_resources(&error).await,
             }
@@ -199,7 +210,27 @@ impl Listener {
         drop(self.tcp);
         drain(connections, self.rules.load().limits.drain).await;
     }
+
+    fn spawn<A: App>(&self, connections: &mut JoinSet<()>, stream: TcpStream, (caller, acceptor, app, shutdown): Served<A>) {
+        let Some(lanes) = &self.lanes else {
+            connections.spawn(accept(stream, caller, acceptor, app, shutdown));
+            return;
+        };
+        // A socket wakes the thread that it was registered on.
+        match stream.into_std() {
+            Ok(stream) => lanes.spawn(connections, async move {
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => accept(stream, caller, acceptor, app, shutdown).await,
+                    Err(error) => warn!(%error, "a connection is lost"),
+                }
+            }),
+            Err(error) => warn!(%error, "a connection is lost"),
+        }
+    }
 }
+
+/// What a connection is served with.
+type Served<A> = (Caller, Option<TlsAcceptor>, A, CancellationToken);
 
 /// `accept` fails for want of file descriptors or memory: waiting is all that can help.
 async fn out_of_resources(error: &io::Error) {

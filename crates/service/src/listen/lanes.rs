@@ -1,0 +1,75 @@
+//! Threads that have connections of their own, with all that is done for them: nobody wakes or locks across threads while a
+//! request is answered from memory. Work that moves from thread to thread costs more than it brings where each request is short:
+//! `docs/design/edge-speed.md`.
+
+use std::{
+    future::Future,
+    io,
+    num::NonZeroUsize,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use tokio::{
+    runtime::{Builder, Handle},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// One thread for each core. Dropped, they end with everything that still runs on them; never drop them on one of them.
+#[derive(Debug)]
+pub struct Lanes {
+    lanes: Vec<Lane>,
+    end: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Lane {
+    runtime: Handle,
+    /// Each of its connections has a clone.
+    seat: Arc<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Lanes {
+    /// As many as the process may use cores.
+    pub fn start() -> io::Result<Self> {
+        let (cores, end) = (thread::available_parallelism().map_or(1, NonZeroUsize::get), CancellationToken::new());
+        let lanes = (0..cores).map(|number| Lane::start(number, end.clone())).collect::<io::Result<_>>()?;
+        Ok(Self { lanes, end })
+    }
+
+    /// Runs it where the fewest run.
+    pub(super) fn spawn(&self, connections: &mut JoinSet<()>, connection: impl Future<Output = ()> + Send + 'static) {
+        let Some(lane) = self.lanes.iter().min_by_key(|lane| Arc::strong_count(&lane.seat)) else { return };
+        let seat = lane.seat.clone();
+        let seated = async move {
+            connection.await;
+            drop(seat);
+        };
+        connections.spawn_on(seated, &lane.runtime);
+    }
+}
+
+impl Lane {
+    fn start(number: usize, end: CancellationToken) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let thread = thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
+            runtime.block_on(end.cancelled());
+            // Blocking work of a request that nobody waits for any more is not waited for either.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { runtime: handle, seat: Arc::default(), thread: Some(thread) })
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.end.cancel();
+        for thread in self.lanes.iter_mut().filter_map(|lane| lane.thread.take()) {
+            // It has nothing to say.
+            drop(thread.join());
+        }
+    }
+}
