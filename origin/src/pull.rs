@@ -39,6 +39,7 @@ mod client;
 mod forward;
 mod guard;
 mod provider;
+mod upload;
 mod upstreams;
 mod versions;
 

@@ -28,7 +28,7 @@ use tower::Service;
 
 mod strict;
 
-pub use self::strict::{Strict, StrictStream};
+pub use self::strict::{Strict, StrictStream, Used};
 
 /// A pooled HTTP client; requests carry whole bodies, responses stream.
 pub type HttpClient = Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>;

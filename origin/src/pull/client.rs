@@ -24,7 +24,9 @@ use umbel_service::client::{Names, Strict};
 use super::guard::Guard;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const IDLE_CONNECTIONS: Duration = Duration::from_secs(60);
+
+/// Less than servers usually wait for the next request (5 s), so that few requests are sent on a connection that just closes.
+const IDLE_CONNECTIONS: Duration = Duration::from_secs(4);
 
 /// What a response's head may be at most.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -70,9 +72,24 @@ impl Service<Name> for Guarded {
 pub(crate) struct PullClient {
     guard: Arc<Guard>,
     /// A connection for each request (HTTP/1.1): in one for all, answers that nobody reads would hold up the others.
-    own: Client<Connector, Body>,
+    own: Pool,
     /// HTTP/2 where the server has it, for those who ask for trailers.
-    trailers: Client<Connector, Body>,
+    trailers: Pool,
+}
+
+#[derive(Debug, Clone)]
+struct Pool {
+    kept: Client<Connector, Body>,
+    /// Keeps no connection.
+    fresh: Client<Connector, Body>,
+}
+
+/// Which connection a request may go out on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// One that others used before, where there is one.
+    Any,
+    Fresh,
 }
 
 impl PullClient {
@@ -80,22 +97,27 @@ impl PullClient {
     pub(crate) fn new(guard: Guard, extra_roots: Option<&Path>) -> anyhow::Result<Self> {
         let guard = Arc::new(guard);
         let tls = ClientConfig::builder().with_root_certificates(roots(extra_roots)?).with_no_client_auth();
-        Ok(Self { own: client(&guard, tls.clone(), false), trailers: client(&guard, tls, true), guard })
+        let pool = |tls: ClientConfig, http2| Pool {
+            kept: client(&guard, tls.clone(), http2, usize::MAX),
+            fresh: client(&guard, tls, http2, 0),
+        };
+        Ok(Self { own: pool(tls.clone(), false), trailers: pool(tls, true), guard })
     }
 
     /// The client for a request, if its server's address may be connected to. A host that is an address by itself never
     /// comes to the resolver.
-    pub(crate) fn to(&self, uri: &Uri, trailers: bool) -> Result<&Client<Connector, Body>, NotPermitted> {
+    pub(super) fn to(&self, uri: &Uri, trailers: bool, over: Over) -> Result<&Client<Connector, Body>, NotPermitted> {
         let host = uri.host().unwrap_or_default();
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse();
         if literal.is_ok_and(|address| !self.guard.permits(address)) {
             return Err(NotPermitted);
         }
-        Ok(if trailers { &self.trailers } else { &self.own })
+        let pool = if trailers { &self.trailers } else { &self.own };
+        Ok(if over == Over::Fresh { &pool.fresh } else { &pool.kept })
     }
 }
 
-fn client(guard: &Arc<Guard>, tls: ClientConfig, http2: bool) -> Client<Connector, Body> {
+fn client(guard: &Arc<Guard>, tls: ClientConfig, http2: bool, idle: usize) -> Client<Connector, Body> {
     let names = Guarded { names: Names::default(), guard: guard.clone() };
     let mut tcp = HttpConnector::new_with_resolver(names);
     tcp.enforce_http(false);
@@ -107,6 +129,7 @@ fn client(guard: &Arc<Guard>, tls: ClientConfig, http2: bool) -> Client<Connecto
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_CONNECTIONS)
+        .pool_max_idle_per_host(idle)
         .http1_max_buf_size(HEAD_BYTES)
         .http1_max_headers(HEAD_FIELDS)
         .http2_max_header_list_size(HEAD_BYTES as u32)

@@ -16,12 +16,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::timeout::TimeoutBody;
 use tracing::debug;
 use umbel_http_cache::strip_hop_by_hop;
-use umbel_service::passing;
+use umbel_service::{client::Used, passing};
 use umbel_wire::control::Pull;
 
 use super::{
     FAILED_HEADER,
-    client::{NotPermitted, PullClient},
+    client::{NotPermitted, Over, PullClient},
+    upload::Upload,
     upstreams::Upstreams,
 };
 
@@ -68,6 +69,14 @@ impl PullError {
         }
     }
 
+    /// Whether the server may have closed the connection, which it had used before, when this was on its way to it.
+    fn is_of_an_old_connection(&self) -> bool {
+        match self {
+            Self::Broken(error) => Used::is_noted(error),
+            Self::NoUpstream | Self::NotPermitted | Self::Unreachable(_) | Self::Nonsense | Self::Timeout => false,
+        }
+    }
+
     /// One word for `Cache-Status` and metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
@@ -97,7 +106,8 @@ impl Forward {
     }
 
     /// The answer of the first server that gives one. A request that may change something, or whose body is gone once it was
-    /// sent, is tried at one server only (RFC 9110, section 9.2.2).
+    /// sent, is tried at one server only. One that may be repeated is sent again when the server was just closing the
+    /// connection, as long as its content is still there (RFC 9110, section 9.2.2).
     pub(crate) async fn request(&self, pull: &Pull, mut request: Request<Body>) -> Result<Response<Body>, PullError> {
         let reader = passing::upgrade(&mut request);
         let (mut parts, body) = request.into_parts();
@@ -106,17 +116,19 @@ impl Forward {
         let repeatable = parts.method.is_safe() && body.is_end_stream() && reader.is_none();
         let tries = if repeatable { TRIES } else { 1 };
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
-        let (mut body, mut last) = (Some(body), PullError::NoUpstream);
+        let (upload, mut last) = (Upload::new(body), PullError::NoUpstream);
         let order: Vec<_> =
             self.upstreams.order(&pull.upstreams, &path, Instant::now()).into_iter().take(tries).collect();
         let mut patience = Patience::new(or(pull.first_byte_ms, FIRST_BYTE), order.len());
         for url in order {
-            let upload = body.take().unwrap_or_default();
-            let until = patience.until(Instant::now());
-            let mut answer = self.ask(pull, url, &parts, &path, upload, until).await;
-            if repeatable && matches!(answer, Err(PullError::Broken(_))) {
-                // The server may have closed an idle connection when this was on its way to it.
-                answer = self.ask(pull, url, &parts, &path, Body::empty(), until).await;
+            let asked = Asked { pull, url, parts: &parts, path: &path, until: patience.until(Instant::now()) };
+            let mut answer = self.ask(&asked, Over::Any, upload.begin().unwrap_or_default()).await;
+            if parts.method.is_idempotent()
+                && reader.is_none()
+                && answer.as_ref().is_err_and(PullError::is_of_an_old_connection)
+                && let Some(again) = upload.begin()
+            {
+                answer = self.ask(&asked, Over::Fresh, again).await;
             }
             match answer.and_then(|response| sensible(&parts, response)) {
                 Ok(response) => {
@@ -136,25 +148,18 @@ impl Forward {
         Err(last)
     }
 
-    async fn ask(
-        &self,
-        pull: &Pull,
-        url: &str,
-        parts: &Parts,
-        path: &str,
-        body: Body,
-        until: Instant,
-    ) -> Result<Response<Incoming>, PullError> {
+    async fn ask(&self, asked: &Asked<'_>, over: Over, body: Body) -> Result<Response<Incoming>, PullError> {
         let (body, sent) = watched(body);
-        let request = addressed(parts, body, pull, url, path).ok_or(PullError::NoUpstream)?;
-        let trailers = parts.headers.contains_key(header::TE) && !parts.headers.contains_key(header::UPGRADE);
-        let client = self.client.to(request.uri(), trailers).map_err(|NotPermitted| PullError::NotPermitted)?;
-        let patience = until.saturating_duration_since(*sent.borrow());
+        let request = addressed(asked, body).ok_or(PullError::NoUpstream)?;
+        let headers = &asked.parts.headers;
+        let trailers = headers.contains_key(header::TE) && !headers.contains_key(header::UPGRADE);
+        let client = self.client.to(request.uri(), trailers, over).map_err(|NotPermitted| PullError::NotPermitted)?;
+        let patience = asked.until.saturating_duration_since(*sent.borrow());
         let answer = tokio::select! {
             answer = client.request(request) => Some(answer),
             () = silence(sent, patience) => None,
         };
-        answer.ok_or(PullError::Timeout)?.map_err(|error| {
+        let response = answer.ok_or(PullError::Timeout)?.map_err(|error| {
             if caused_by_guard(&error) {
                 PullError::NotPermitted
             } else if error.is_connect() {
@@ -162,7 +167,9 @@ impl Forward {
             } else {
                 PullError::Broken(error)
             }
-        })
+        })?;
+        Used::note(&response);
+        Ok(response)
     }
 
     fn answer(&self, pull: &Pull, mut response: Response<Incoming>, reader: Option<OnUpgrade>) -> Response<Body> {
@@ -240,10 +247,21 @@ fn or(ms: u32, default: Duration) -> Duration {
     if ms == 0 { default } else { Duration::from_millis(ms.into()) }
 }
 
+/// A request at one server.
+struct Asked<'a> {
+    pull: &'a Pull,
+    url: &'a str,
+    parts: &'a Parts,
+    path: &'a str,
+    /// How long its answer is waited for.
+    until: Instant,
+}
+
 /// The request for one server; none if its URL is no good.
-fn addressed(parts: &Parts, body: Body, pull: &Pull, url: &str, path: &str) -> Option<Request<Body>> {
-    let mut target = url.parse::<Uri>().ok()?.into_parts();
-    target.path_and_query = Some(path.parse().ok()?);
+fn addressed(asked: &Asked<'_>, body: Body) -> Option<Request<Body>> {
+    let Asked { pull, parts, .. } = asked;
+    let mut target = asked.url.parse::<Uri>().ok()?.into_parts();
+    target.path_and_query = Some(asked.path.parse().ok()?);
     let host = if pull.host.is_empty() { target.authority.as_ref()?.as_str() } else { pull.host.as_str() };
     let host = HeaderValue::from_str(host).ok()?;
     let mut request = Request::new(body);

@@ -232,23 +232,64 @@ async fn a_dead_server_is_passed_over_and_what_changes_something_is_tried_once()
     shield.stop().await;
 }
 
+/// Answers the first request of each connection with its method and content, and closes it when the second has come, which is
+/// said to `too_late`.
+async fn one_answer(mut stream: TcpStream, too_late: Arc<Mutex<Vec<String>>>) {
+    let Some(head_of_first) = head(&mut stream).await else { return };
+    let length = head_of_first.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut content = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut content).await.unwrap();
+    let method = head_of_first.split(' ').next().unwrap();
+    let answer = [method.as_bytes(), b" ", &content].concat();
+    let fields = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncache-control: no-store\r\n\r\n", answer.len());
+    stream.write_all(&[fields.as_bytes(), &answer].concat()).await.unwrap();
+    let second = head(&mut stream).await;
+    too_late.lock().unwrap().extend(second.and_then(|head| Some(head.split_once(' ')?.0.to_owned())));
+}
+
 /// Servers close connections that were idle for long, just when the next request is on its way.
 #[tokio::test]
-async fn a_read_on_a_connection_that_closes_is_asked_again() {
+async fn what_may_be_repeated_is_sent_again_when_an_old_connection_closes() {
     let mut shield = Shield::new().await;
+    let too_late = Arc::new(Mutex::new(Vec::new()));
+    let noted = too_late.clone();
+    let address = shield.raw(move |_, stream| one_answer(stream, noted.clone())).await;
+    shield.pulls_from(&[http(address)]);
+    let small = "x".repeat(1000);
+    for (method, body) in [("GET", ""), ("PUT", &*small), ("PUT", ""), ("DELETE", ""), ("DELETE", "x"), ("GET", "")] {
+        assert_eq!(text(shield.get("/first").await).await, "GET ");
+        let answer = shield.ask(shield.request(method, "/x"), Body::from(body.to_owned())).await;
+        assert_eq!((answer.status(), said(&answer, "umbel-failed")), (StatusCode::OK, ""), "{method}");
+        assert_eq!(text(answer).await, format!("{method} {body}"));
+    }
+    assert_eq!(text(shield.get("/first").await).await, "GET ");
+    let answer = shield.ask(shield.request("POST", "/x"), Body::from("x")).await;
+    // Unless the connection before was not free yet.
+    let is_lost = too_late.lock().unwrap().contains(&"POST".to_owned());
+    assert_eq!(answer.status(), if is_lost { StatusCode::BAD_GATEWAY } else { StatusCode::OK });
+    assert!(too_late.lock().unwrap().len() > 1, "connections are used again");
+    shield.stop().await;
+}
+
+/// It was not closed for its age.
+#[tokio::test]
+async fn a_new_connection_that_closes_is_not_tried_again() {
+    let mut shield = Shield::new().await;
+    let (asked, mut seen) = watch::channel(0);
     let address = shield
-        .raw(|_, mut stream| async move {
-            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-            if head(&mut stream).await.is_some() {
-                stream.write_all(answer).await.unwrap();
+        .raw(move |_, mut stream| {
+            let asked = asked.clone();
+            async move {
+                if head(&mut stream).await.is_some() {
+                    asked.send_modify(|asked| *asked += 1);
+                }
             }
-            head(&mut stream).await;
         })
         .await;
     shield.pulls_from(&[http(address)]);
-    for _ in 0..4 {
-        assert_eq!(text(shield.get("/x").await).await, "ok");
-    }
+    let answer = shield.ask(shield.request("PUT", "/x"), Body::from("x")).await;
+    assert_eq!((answer.status(), said(&answer, "umbel-failed")), (StatusCode::BAD_GATEWAY, "broken"));
+    assert_eq!(*seen.borrow_and_update(), 1);
     shield.stop().await;
 }
 

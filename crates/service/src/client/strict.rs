@@ -4,14 +4,21 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
 use futures::{TryFutureExt, future::MapOk};
-use http::Uri;
+use http::{Extensions, Response, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::{
-    client::legacy::connect::{Connected, Connection},
+    client::legacy::{
+        self,
+        connect::{Connected, Connection},
+    },
     rt::TokioIo,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -40,6 +47,28 @@ where
     }
 }
 
+/// Whether a server has answered over a connection before: one that fails then may have been closed for its age.
+#[derive(Debug, Clone, Default)]
+pub struct Used(Arc<AtomicBool>);
+
+impl Used {
+    /// The connection of this response has been used.
+    pub fn note<B>(response: &Response<B>) {
+        if let Some(used) = response.extensions().get::<Self>() {
+            used.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the connection that failed had been used before.
+    pub fn is_noted(error: &legacy::Error) -> bool {
+        let mut extras = Extensions::new();
+        if let Some(connected) = error.connect_info() {
+            connected.get_extras(&mut extras);
+        }
+        extras.get::<Self>().is_some_and(|used| used.0.load(Ordering::Relaxed))
+    }
+}
+
 /// A strict connection.
 #[derive(Debug)]
 pub struct StrictStream<S>(TokioIo<Follow<TokioIo<S>>>);
@@ -53,7 +82,8 @@ impl<S: Read + Write + Connection + Unpin> StrictStream<S> {
 
 impl<S: Connection> Connection for StrictStream<S> {
     fn connected(&self) -> Connected {
-        self.0.inner().inner.inner().connected()
+        // The client asks once.
+        self.0.inner().inner.inner().connected().extra(Used::default())
     }
 }
 
