@@ -237,14 +237,14 @@ impl Pending {
     pub(crate) fn answered(self, site: Option<&str>, response: Response<Body>) -> Response<Body> {
         let bytes =
             if self.method == Method::HEAD { Some(0) } else { http_body::Body::size_hint(response.body()).exact() };
-        let (status, outcome) = (response.status(), outcome(&response));
+        let (status, outcome) = (response.status().as_u16(), outcome(&response));
         match bytes {
             Some(bytes) => {
-                self.write(site, status.as_u16(), outcome.as_deref(), bytes);
+                self.write(site, status, outcome, bytes);
                 response
             }
             None => {
-                let (site, status) = (site.map(Box::from), status.as_u16());
+                let (site, outcome) = (site.map(Box::from), outcome.map(Box::from));
                 response.map(|body| Body::new(Logged::new(body, self, site, status, outcome)))
             }
         }
@@ -272,10 +272,10 @@ impl Pending {
 }
 
 /// `hit`, or why it was forwarded, as the edge says it in `Cache-Status`, which has its own member last (RFC 9211).
-fn outcome(response: &Response<Body>) -> Option<Box<str>> {
+fn outcome(response: &Response<Body>) -> Option<&str> {
     let said = response.headers().get_all(crate::respond::CACHE_STATUS).iter().next_back()?.to_str().ok()?;
     let first = said.split("; ").nth(1)?;
-    Some(first.strip_prefix("fwd=").unwrap_or(first).into())
+    Some(first.strip_prefix("fwd=").unwrap_or(first))
 }
 
 #[cfg(test)]

@@ -46,8 +46,8 @@ async fn by_rules(
     mut request: Parts,
     body: Body,
 ) -> Response<Body> {
-    let (asked, cap) = (Asked::of(&request), Cap::new(rules.limits.request_body));
-    let refused = at_once(core, *number, rules, &asked).or_else(|| cap.refuse(&asked.headers));
+    let (asked, cap) = (Asked::of(&request, rules), Cap::new(rules.limits.request_body));
+    let refused = at_once(core, *number, rules, &asked).or_else(|| cap.refuse(&request.headers));
     let mut response = match refused {
         Some(response) => response,
         None => {
@@ -70,13 +70,16 @@ async fn by_rules(
 struct Asked {
     method: Method,
     uri: Uri,
+    /// Empty where no rule looks at them.
     headers: HeaderMap,
     connection: Option<Connection>,
 }
 
 impl Asked {
-    fn of(request: &Parts) -> Self {
-        let (method, uri, headers) = (request.method.clone(), request.uri.clone(), request.headers.clone());
+    fn of(request: &Parts, rules: &Rules) -> Self {
+        let (method, uri) = (request.method.clone(), request.uri.clone());
+        let is_read = rules.compression.is_some() || rules.cors.is_some() || !rules.error_pages.is_empty();
+        let headers = if is_read { request.headers.clone() } else { HeaderMap::new() };
         Self { method, uri, headers, connection: request.extensions.get().cloned() }
     }
 

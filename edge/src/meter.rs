@@ -8,9 +8,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use umbel_service::unix_now;
-use umbel_wire::control::Served;
 
-use crate::spool::{Lists, Spool};
+use crate::spool::{Lists, Spool, Usage};
 
 /// Bytes of a response that may be on their way without a record.
 const RECORD_EVERY: u64 = 64 * 1024;
@@ -57,7 +56,7 @@ impl Meter {
     pub(crate) fn at_once(&self, site_id: &str, path: &str, status: StatusCode, bytes: usize) {
         let bytes = bytes as u64;
         self.reader_bytes.inc_by(bytes);
-        self.spool.served(served(site_id.to_owned(), counted(path, status).to_owned(), status.as_u16(), (1, bytes)));
+        self.spool.served(usage(site_id, counted(path, status), status.as_u16(), (1, bytes)));
     }
 
     /// Where this thread has counted what is not written down yet.
@@ -71,9 +70,9 @@ impl Meter {
     }
 }
 
-fn served(site_id: String, path: String, status: u16, (requests, bytes): (u64, u64)) -> Served {
+fn usage<'a>(site_id: &'a str, path: &'a str, status: u16, (requests, bytes): (u64, u64)) -> Usage<'a> {
     let now = unix_now();
-    Served { hour: now - now % 3600, site_id, path, status: status.into(), requests, bytes }
+    Usage { hour: now - now % 3600, site_id, path, status: status.into(), requests, bytes }
 }
 
 /// Errors are counted by site only: their paths are anything that anyone can think of. So are paths that the books do not take.
@@ -109,7 +108,7 @@ impl ResponseMeter {
 
     fn record(&mut self, requests: u64) {
         let bytes = std::mem::take(&mut self.pending);
-        self.meter.spool.served(served(self.site_id.clone(), self.path.clone(), self.status, (requests, bytes)));
+        self.meter.spool.served(usage(&self.site_id, &self.path, self.status, (requests, bytes)));
     }
 }
 

@@ -35,8 +35,8 @@ mod tally;
 
 use batch::{Amount, ServedKey};
 use segment::Record;
-pub(crate) use tally::Lists;
 use tally::Tally;
+pub(crate) use tally::{Lists, Usage};
 
 /// A segment is sealed when it is this long: its batch fits in one message.
 const SEGMENT_BYTES: u64 = 1024 * 1024;
@@ -153,8 +153,8 @@ impl Spool {
 
     /// Takes what a reader is sent, which [`Spool::write_down`] writes before it leaves. Never fails: what the disk refuses is
     /// kept in memory and written later.
-    pub(crate) fn served(&self, served: Served) {
-        if self.tally.add(served) {
+    pub(crate) fn served(&self, usage: Usage<'_>) {
+        if self.tally.add(usage) {
             self.write_down(self.tally.mine());
         }
     }

@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 
 use self::{
     cork::Transport,
-    pace::Patience,
+    pace::{Patience, Seen},
     population::{Population, Resident},
     stream::{Strict, Talk},
     turns::{Requests, Turns},
@@ -211,7 +211,12 @@ impl Listener {
         drain(connections, self.rules.load().limits.drain).await;
     }
 
-    fn spawn<A: App>(&self, connections: &mut JoinSet<()>, stream: TcpStream, (caller, acceptor, app, shutdown): Served<A>) {
+    fn spawn<A: App>(
+        &self,
+        connections: &mut JoinSet<()>,
+        stream: TcpStream,
+        (caller, acceptor, app, shutdown): Served<A>,
+    ) {
         let Some(lanes) = &self.lanes else {
             connections.spawn(accept(stream, caller, acceptor, app, shutdown));
             return;
@@ -332,24 +337,20 @@ async fn serve_connection(
         answer(app.clone(), request, talk.clone())
     });
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let leaves = async {
+    let mut idle = Some(limits.keep_alive_timeout);
+    let outcome = loop {
+        let watching = watched.pace.watch(limits.patience(), idle);
         tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = watched.pace.is_idle(limits.keep_alive_timeout) => debug!(%remote, "a client asks for nothing"),
+            biased;
+            outcome = poll_fn(|cx| turns.poll(serving.as_mut(), cx)) => break outcome,
+            seen = watching => match seen {
+                Seen::TooSlow(slow_in) => return debug!(%remote, slow_in, "a client is too slow"),
+                Seen::Idle => debug!(%remote, "a client asks for nothing"),
+            },
+            () = shutdown.cancelled(), if idle.is_some() => {}
         }
-    };
-    let served = async {
-        tokio::select! {
-            outcome = poll_fn(|cx| turns.poll(serving.as_mut(), cx)) => outcome,
-            () = leaves => {
-                serving.as_mut().graceful_shutdown();
-                poll_fn(|cx| turns.poll(serving.as_mut(), cx)).await
-            }
-        }
-    };
-    let outcome = tokio::select! {
-        outcome = served => outcome,
-        slow_in = watched.pace.is_lost(limits.patience()) => return debug!(%remote, slow_in, "a client is too slow"),
+        serving.as_mut().graceful_shutdown();
+        idle = None;
     };
     if let Err(error) = outcome {
         debug!(%remote, %error, "connection ended");
@@ -427,9 +428,8 @@ fn builder(limits: Limits, requests: Requests) -> Builder<Requests> {
     let mut builder = Builder::new(requests);
     builder
         .http1()
-        .timer(TokioTimer::new())
-        // Before a request's first byte; then `listen/pace.rs` counts.
-        .header_read_timeout(limits.keep_alive_timeout)
+        // `listen/pace.rs` counts, without a timer for each request.
+        .header_read_timeout(None)
         // Without `pipeline_flush`: it would keep hyper's own 414 and 431 from ever leaving.
         .max_buf_size(limits.header_bytes.max(8 * 1024));
     builder

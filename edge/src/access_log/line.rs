@@ -95,15 +95,13 @@ impl Line<'_> {
     }
 
     fn combined(&self, text: &mut Vec<u8>) {
-        let time = OffsetDateTime::from(self.time);
-        let time = time.format(format_description!(
-            "[day]/[month repr:short]/[year]:[hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]"
-        ));
         match self.client {
             Some(client) => drop(write!(text, "{client}")),
             None => text.push(b'-'),
         }
-        drop(write!(text, " - - [{}] \"", time.unwrap_or_default()));
+        text.extend_from_slice(b" - - [");
+        with_time(self.time, |time| text.extend_from_slice(time.as_bytes()));
+        text.extend_from_slice(b"] \"");
         escape(self.method.as_bytes(), text);
         text.push(b' ');
         escape(without_grant(target(self.target)).as_bytes(), text);
@@ -114,6 +112,22 @@ impl Line<'_> {
         escape(self.agent.unwrap_or(b"-"), text);
         text.push(b'"');
     }
+}
+
+/// As Apache writes it. Once a second: to format it takes longer than the rest of the line.
+fn with_time(time: SystemTime, done: impl FnOnce(&str)) {
+    thread_local!(static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) });
+    let time = OffsetDateTime::from(time);
+    LAST.with_borrow_mut(|(second, text)| {
+        if *second != time.unix_timestamp() {
+            let format = format_description!(
+                "[day]/[month repr:short]/[year]:[hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]"
+            );
+            *second = time.unix_timestamp();
+            *text = time.format(format).unwrap_or_default();
+        }
+        done(text);
+    });
 }
 
 /// As the request line has it. Over HTTP/2 the host is not part of it.

@@ -19,6 +19,17 @@ pub(crate) type Lists = u16;
 /// A list that is so long is written down at once.
 const LONG: usize = 64;
 
+/// A [`Served`] that most often is added to another of its kind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage<'a> {
+    pub(crate) hour: u64,
+    pub(crate) site_id: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) status: u32,
+    pub(crate) requests: u64,
+    pub(crate) bytes: u64,
+}
+
 /// What was counted and not written down yet.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -29,15 +40,15 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Adds to the list of this thread; whether it is long.
-    pub(super) fn add(&self, served: Served) -> bool {
+    pub(super) fn add(&self, usage: Usage<'_>) -> bool {
         let stripe = stripe();
         let mut list = self.lock(stripe);
         match list.last_mut() {
-            Some(last) if is_same(last, &served) => {
-                last.requests += served.requests;
-                last.bytes += served.bytes;
+            Some(last) if usage.is_like(last) => {
+                last.requests += usage.requests;
+                last.bytes += usage.bytes;
             }
-            Some(_) | None => list.push(served),
+            Some(_) | None => list.push(usage.into()),
         }
         self.filled.fetch_or(1 << stripe, Ordering::Release);
         list.len() >= LONG
@@ -66,8 +77,19 @@ impl Tally {
     }
 }
 
-fn is_same(one: &Served, other: &Served) -> bool {
-    (one.hour, one.status) == (other.hour, other.status) && one.path == other.path && one.site_id == other.site_id
+impl Usage<'_> {
+    /// It is of the same response, in the same hour.
+    fn is_like(&self, served: &Served) -> bool {
+        (self.hour, self.status) == (served.hour, served.status)
+            && self.path == served.path
+            && self.site_id == served.site_id
+    }
+}
+
+impl From<Usage<'_>> for Served {
+    fn from(Usage { hour, site_id, path, status, requests, bytes }: Usage<'_>) -> Self {
+        Self { hour, site_id: site_id.to_owned(), path: path.to_owned(), status, requests, bytes }
+    }
 }
 
 /// That of this thread.
@@ -83,8 +105,8 @@ mod tests {
 
     use super::*;
 
-    fn served(path: &str) -> Served {
-        Served { path: path.into(), requests: 1, bytes: 10, ..Served::default() }
+    fn usage(path: &str) -> Usage<'_> {
+        Usage { hour: 0, site_id: "", path, status: 0, requests: 1, bytes: 10 }
     }
 
     #[test]
@@ -94,7 +116,7 @@ mod tests {
             let counting = scope.spawn(|| {
                 assert_eq!(tally.mine(), 0);
                 for path in ["/a", "/a", "/b"] {
-                    assert!(!tally.add(served(path)));
+                    assert!(!tally.add(usage(path)));
                 }
                 tally.mine()
             });
@@ -105,13 +127,13 @@ mod tests {
         assert!(written.borrow().is_empty(), "lists of others");
         tally.empty(lists, write);
         tally.empty(lists, write);
-        assert_eq!(*written.borrow(), [Served { requests: 2, bytes: 20, ..served("/a") }, served("/b")]);
+        assert_eq!(*written.borrow(), [Usage { requests: 2, bytes: 20, ..usage("/a") }, usage("/b")].map(Served::from));
     }
 
     #[test]
     fn a_long_list_says_so() {
         let tally = Tally::default();
-        let long: Vec<_> = (0..LONG).map(|number| tally.add(served(&number.to_string()))).collect();
+        let long: Vec<_> = (0..LONG).map(|number| tally.add(usage(&number.to_string()))).collect();
         assert_eq!(long.iter().position(|long| *long), Some(LONG - 1));
     }
 }

@@ -5,8 +5,12 @@ use umbel_wire::control::BatchAck;
 
 use super::{segment::Entry, *};
 
-fn usage(path: &str, bytes: u64) -> Served {
-    Served { hour: 3600, site_id: "s".into(), path: path.into(), status: 200, requests: 1, bytes }
+fn record(path: &str, bytes: u64) -> Record {
+    Served::from(usage(path, bytes)).into()
+}
+
+fn usage(path: &str, bytes: u64) -> Usage<'_> {
+    Usage { hour: 3600, site_id: "s", path, status: 200, requests: 1, bytes }
 }
 
 impl Spool {
@@ -76,13 +80,13 @@ fn a_kill_in_the_middle_of_sealing_loses_and_repeats_nothing() {
 #[test]
 fn sums_and_maxima() {
     let records = vec![
-        usage("/a", 1).into(),
+        record("/a", 1),
         receipt(1, 5).into(),
-        usage("/a", 2).into(),
+        record("/a", 2),
         receipt(1, 9).into(),
         receipt(1, 7).into(),
         receipt(2, 1).into(),
-        usage("/b", 4).into(),
+        record("/b", 4),
     ];
     let batch = batch::build(7, records);
     let served: Vec<_> =
@@ -273,7 +277,7 @@ fn every_cut_leaves_the_whole_records_before_it() {
     let mut bytes = Vec::new();
     let mut ends = vec![0];
     for length in [1u64, 2000, 3] {
-        segment::encode(&usage(&"p".repeat(length as usize % 70), length).into(), &mut bytes);
+        segment::encode(&record(&"p".repeat(length as usize % 70), length), &mut bytes);
         ends.push(bytes.len());
     }
     for cut in 0..=bytes.len() {
@@ -290,7 +294,7 @@ fn every_cut_leaves_the_whole_records_before_it() {
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
-    let served = ("[a-z/]{0,40}", any::<u64>()).prop_map(|(path, bytes)| usage(&path, bytes).into());
+    let served = ("[a-z/]{0,40}", any::<u64>()).prop_map(|(path, bytes)| record(&path, bytes));
     prop_oneof![served, (any::<u8>(), any::<u64>()).prop_map(|(ticket, bytes)| receipt(ticket, bytes).into())]
 }
 

@@ -4,15 +4,19 @@
 //! The protocol's half ([`Corked`]) writes and flushes as it likes; bytes leave when there are many, or when the connection's
 //! task ends its turn and calls [`Cork::release`]. Over TLS they wait encrypted in the session, which has a bound.
 //!
-//! What has to be done before they leave ([`App::before_sending`]) is shared, too: a connection whose answers wait for it lets
-//! the others that are ready have their turns first, and the first of them that comes again does it for all.
+//! What has to be done before they leave ([`App::before_sending`]) is shared, too: on a lane, what waits for it leaves when all
+//! connections that are ready have had their turns, and the first of them does it for all ([`departures`]).
 
 use std::{
+    cell::RefCell,
+    convert::Infallible,
     fmt,
+    future::poll_fn,
     io::{self, IoSlice},
-    pin::{Pin, pin},
+    mem,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use tokio::{
@@ -46,8 +50,8 @@ struct State {
     gate: Box<dyn Gate>,
     /// What is to be done before anything leaves.
     unwritten: u16,
-    /// Others have had their turns since there was something to be done.
-    yielded: bool,
+    /// It is among those of [`Leaving`].
+    leaves: bool,
     /// Nobody ends turns any more: a flush is one again.
     open: bool,
     /// Something was written and not flushed.
@@ -78,27 +82,66 @@ impl fmt::Debug for State {
 
 /// Both halves of a connection.
 pub(super) fn corked(transport: Transport, gate: Box<dyn Gate>) -> (Corked, Cork) {
-    let state = State { transport, gate, unwritten: 0, yielded: false, open: false, waiting: false };
+    let state = State { transport, gate, unwritten: 0, leaves: false, open: false, waiting: false };
     let state = Arc::new(Mutex::new(state));
     (Corked(state.clone()), Cork(state))
 }
 
+/// Connections of one lane that have something to send, with their tasks.
+#[derive(Default)]
+struct Leaving {
+    connections: Vec<(Arc<Mutex<State>>, Waker)>,
+    /// That of [`departures`]; none where there is no such task.
+    sender: Option<Waker>,
+}
+
+thread_local!(static LEAVING: RefCell<Leaving> = RefCell::default());
+
+/// The task of a lane that lets bytes go. It comes after those that are ready when the first of them has something to send.
+pub(super) async fn departures() -> Infallible {
+    let mut now = Vec::new();
+    poll_fn(move |cx| {
+        LEAVING.with_borrow_mut(|leaving| {
+            leaving.sender.get_or_insert_with(|| cx.waker().clone());
+            mem::swap(&mut leaving.connections, &mut now);
+        });
+        for (state, task) in now.drain(..) {
+            let mut state = lock(&state);
+            state.leaves = false;
+            state.release(&mut Context::from_waker(&task));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 impl Cork {
-    /// The turn is over: what was written leaves, now or, after others' turns, in the next. While the socket takes no more, the
-    /// task is woken when it does; an error is seen by the protocol, at its next write.
+    /// The turn is over: what was written leaves, now or, on a lane, after others' turns. While the socket takes no more, the task
+    /// is woken when it does; an error is seen by the protocol, at its next write.
     pub(super) fn release(&self, cx: &mut Context<'_>) {
         let mut state = lock(&self.0);
         state.unwritten |= state.gate.unwritten();
-        if state.waiting && state.unwritten != 0 && !state.yielded && !state.open {
-            state.yielded = true;
-            // Asked once, it has this task woken when the others that are ready have been.
-            let _pending = pin!(tokio::task::yield_now()).poll(cx);
+        if !state.waiting || state.leaves {
             return;
         }
-        state.yielded = false;
-        if state.waiting && state.poll_release(cx).is_ready() {
-            state.waiting = false;
+        let can_wait = state.unwritten != 0 && !state.open;
+        if can_wait && self.leave_later(cx.waker()) {
+            state.leaves = true;
+        } else {
+            state.release(cx);
         }
+    }
+
+    /// False where nobody would come to it later.
+    fn leave_later(&self, task: &Waker) -> bool {
+        LEAVING.with_borrow_mut(|leaving| {
+            let Some(sender) = &leaving.sender else { return false };
+            if leaving.connections.is_empty() {
+                sender.wake_by_ref();
+            }
+            leaving.connections.push((self.0.clone(), task.clone()));
+            true
+        })
     }
 
     /// From now on every flush is one: the protocol has ended and somebody else has the connection.
@@ -112,6 +155,13 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
+    /// What was written leaves.
+    fn release(&mut self, cx: &mut Context<'_>) {
+        if self.waiting && self.poll_release(cx).is_ready() {
+            self.waiting = false;
+        }
+    }
+
     /// From here on something may leave.
     fn open_gate(&mut self) {
         let unwritten = self.unwritten | self.gate.unwritten();

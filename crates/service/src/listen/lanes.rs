@@ -16,6 +16,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::cork::departures;
+
 /// One thread for each core. Dropped, they end with everything that still runs on them; never drop them on one of them.
 #[derive(Debug)]
 pub struct Lanes {
@@ -56,6 +58,7 @@ impl Lane {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let thread = thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
+            let _sending = runtime.spawn(departures());
             runtime.block_on(end.cancelled());
             // Blocking work of a request that nobody waits for any more is not waited for either.
             runtime.shutdown_background();

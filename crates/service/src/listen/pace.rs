@@ -5,7 +5,10 @@
 //! nothing to send and nothing to take.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -94,34 +97,59 @@ struct State {
 
 /// The pace of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Pace(Mutex<State>);
+pub(super) struct Pace {
+    state: Mutex<State>,
+    /// Since somebody looked whether the connection is idle. Over HTTP/2 the frames say more.
+    moved: AtomicBool,
+}
+
+/// What may become of a client that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It has asked for nothing for as long as it may.
+    Idle,
+    /// It is too slow, in this.
+    TooSlow(&'static str),
+}
 
 impl Pace {
-    /// Returns when the client is too slow, and in what.
-    pub(super) async fn is_lost(&self, patience: Patience) -> &'static str {
+    /// Returns when something is to be done about the client. With `idle`, that is as well when it has asked for nothing for so
+    /// long, or twice as long at most. One timer for both: it is polled with each turn of the connection.
+    pub(super) async fn watch(&self, patience: Patience, idle: Option<Duration>) -> Seen {
+        let mut idle = idle.map(|idle| (idle, Instant::now() + idle));
         loop {
-            match self.look(Instant::now(), patience) {
-                Look::Again(wait) => tokio::time::sleep(wait).await,
-                Look::TooSlow(why) => return why,
+            let now = Instant::now();
+            let mut wait = match self.look(now, patience) {
+                Look::Again(wait) => wait,
+                Look::TooSlow(why) => return Seen::TooSlow(why),
+            };
+            if let Some((patience, until)) = &mut idle {
+                if now >= *until {
+                    let Some(wait) = self.idle(now, *patience) else { return Seen::Idle };
+                    *until = now + wait.max(BREATH);
+                }
+                wait = wait.min(*until - now);
             }
-        }
-    }
-
-    /// Returns when a client over HTTP/2 has asked for nothing for so long, or twice as long at most. (Over HTTP/1.1 the library
-    /// counts.)
-    pub(super) async fn is_idle(&self, patience: Duration) {
-        loop {
-            let Some(wait) = self.idle(Instant::now(), patience) else { return };
-            tokio::time::sleep(wait.max(BREATH)).await;
+            tokio::time::sleep(wait).await;
         }
     }
 
     fn idle(&self, now: Instant, patience: Duration) -> Option<Duration> {
-        self.lock().flows.as_mut().map_or(Some(patience), |flows| flows.idle(now, patience))
+        let mut state = self.lock();
+        if let Some(flows) = &mut state.flows {
+            return flows.idle(now, patience);
+        }
+        let moved = self.moved.swap(false, Ordering::Relaxed);
+        (moved || state.awaited == Awaited::Content).then_some(patience)
+    }
+
+    /// Something was read or written.
+    pub(super) fn moves(&self) {
+        self.moved.store(true, Ordering::Relaxed);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing to read yet, though somebody would.

@@ -96,6 +96,7 @@ impl<S> Strict<S> {
     }
 
     fn note_read(&mut self, bytes: usize) {
+        self.talk.pace.moves();
         let awaited = self.framing.awaited();
         self.reading.moved += bytes;
         if self.reading.waits || self.awaited != awaited {
@@ -112,7 +113,11 @@ impl<S> Strict<S> {
                 self.talk.pace.waits_to_write(Instant::now(), std::mem::take(&mut self.writing.moved));
             }
             Poll::Ready(Ok(written)) => {
-                self.writing.moved += bytes(written);
+                let bytes = bytes(written);
+                if bytes > 0 {
+                    self.talk.pace.moves();
+                }
+                self.writing.moved += bytes;
                 if self.writing.waits {
                     let moved = std::mem::take(&mut self.writing).moved;
                     self.talk.pace.has_written(Instant::now(), moved);
