@@ -25,7 +25,7 @@ never() {
 
 services=(umbel-origin umbel-edge umbel-agent umbel-control-plane)
 
-for crate in umbel-content umbel-swarm umbel-http-cache umbel-delivery; do
+for crate in umbel-content umbel-swarm umbel-http-cache umbel-delivery umbel-sim; do
     never "$crate" tokio mio hyper umbel-wire umbel-service "${services[@]}"
 done
 never umbel-shared-cache umbel-wire umbel-service "${services[@]}"

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     admin::AdminArgs, agent::AgentCommand, control_plane::ControlPlaneCommand, demo, edge::EdgeCommand, get::GetArgs,
-    grant::GrantCommand, publish::PublishArgs, purge::PurgeArgs, serve::ServiceCommand, warm::WarmArgs,
+    grant::GrantCommand, publish::PublishArgs, purge::PurgeArgs, serve::ServiceCommand, sim::SimArgs, warm::WarmArgs,
 };
 
 /// A content delivery network with a managed peer-to-peer last mile.
@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Admin(AdminArgs),
     /// A whole network on this machine, with real content going through it
     Demo(demo::DemoArgs),
+    /// What a swarm of any size would do, computed
+    Sim(SimArgs),
     /// The control plane: accounts, certificates, configuration, the books
     #[command(subcommand)]
     ControlPlane(ControlPlaneCommand),
@@ -59,6 +61,7 @@ impl Command {
             Self::Agent(command) => command.answers_as_json(),
             Self::Admin(args) => args.json,
             Self::Demo(args) => args.json,
+            Self::Sim(args) => args.json,
             Self::ControlPlane(command) => command.answers_as_json(),
             Self::Get(_) | Self::Origin(_) | Self::Edge(_) | Self::DemoPostgres(_) => false,
         }
@@ -74,6 +77,7 @@ impl Command {
             Self::Agent(command) => command.run(),
             Self::Admin(args) => args.run(),
             Self::Demo(args) => args.run(),
+            Self::Sim(args) => args.run(),
             Self::ControlPlane(command) => command.run(),
             Self::Origin(command) => command.run("UMBEL_ORIGIN", umbel_origin::Config::read, umbel_origin::run),
             Self::Edge(command) => command.run(),

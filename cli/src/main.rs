@@ -19,6 +19,7 @@ mod runtime;
 mod serve;
 mod settings;
 mod show;
+mod sim;
 mod warm;
 
 use std::process::ExitCode;

@@ -368,6 +368,18 @@ impl Petal {
         self.versions.len()
     }
 
+    /// Members of all versions together.
+    pub fn memberships(&self) -> usize {
+        self.versions.values().map(|state| state.members.len()).sum()
+    }
+
+    /// About how many bytes all of this takes, from the sizes of what it keeps: for metrics, and to see that it does not grow.
+    pub fn memory(&self) -> usize {
+        let joined: usize = self.joined.values().map(|versions| 64 + versions.len() * size_of::<ManifestId>()).sum();
+        let versions: usize = self.versions.values().map(Version::memory).sum();
+        size_of::<Self>() + joined + versions + self.complaints.memory()
+    }
+
     /// Turns what changed in a version into messages.
     fn flush(&mut self, version: ManifestId) {
         let Some(state) = self.versions.get_mut(&version) else {

@@ -67,6 +67,11 @@ impl Complaints {
             .is_some_and(|accused| accused.by.len() >= self.enough && now < accused.last + self.keep)
     }
 
+    /// About how many bytes are kept.
+    pub(crate) fn memory(&self) -> usize {
+        self.accused.values().map(|accused| (accused.by.len() + 2) * size_of::<AgentId>()).sum()
+    }
+
     pub(crate) fn expire(&mut self, now: Instant) {
         self.accused.retain(|_, accused| now < accused.last + self.keep);
     }

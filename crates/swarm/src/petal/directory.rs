@@ -52,6 +52,13 @@ impl Member {
         }
     }
 
+    /// About how many bytes this member takes, in all maps where it stands.
+    fn memory(&self) -> usize {
+        let names = self.sources.len() + self.receivers.len() + self.avoided.len();
+        let sets = 2 + usize::from(self.personal.is_some());
+        size_of::<Self>() + sets * (self.have.len() as usize).div_ceil(8) + (names + 4) * size_of::<AgentId>()
+    }
+
     /// Can it be of use to a receiver, now or soon?
     pub(crate) fn is_useful(&self) -> bool {
         self.wants || !self.have.is_empty()
@@ -105,6 +112,12 @@ impl Version {
             stale: BTreeSet::new(),
             introduced: BTreeMap::new(),
         }
+    }
+
+    /// About how many bytes this version takes.
+    pub(crate) fn memory(&self) -> usize {
+        let own = size_of::<Self>() + self.copies.len() * size_of::<u32>() + self.assigned.len() as usize / 8;
+        own + self.members.values().map(Member::memory).sum::<usize>()
     }
 
     /// Is there anything that time alone can change?
