@@ -101,6 +101,8 @@ pub(super) struct Pace {
     state: Mutex<State>,
     /// Since somebody looked whether the connection is idle. Over HTTP/2 the frames say more.
     moved: AtomicBool,
+    /// There are streams to be reset.
+    has_paused: AtomicBool,
 }
 
 /// What may become of a client that is watched.
@@ -129,6 +131,10 @@ impl Pace {
                     *until = now + wait.max(BREATH);
                 }
                 wait = wait.min(*until - now);
+            }
+            if self.has_paused() {
+                // The connection's turn: it only reads when it is asked to.
+                tokio::task::yield_now().await;
             }
             tokio::time::sleep(wait).await;
         }
@@ -189,7 +195,26 @@ impl Pace {
         self.lock().flows.get_or_insert_default().left(bytes, Instant::now);
     }
 
-    /// Whether the client is too slow.
+    /// Whether there are streams whose answer is not taken.
+    pub(super) fn has_paused(&self) -> bool {
+        self.has_paused.load(Ordering::Acquire)
+    }
+
+    /// The frames that reset those streams, if they can be put in between what the client sends now.
+    pub(super) fn resets(&self) -> Vec<u8> {
+        let mut state = self.lock();
+        let Some(flows) = &mut state.flows else { return Vec::new() };
+        let resets = flows.resets();
+        self.has_paused.store(flows.has_paused(), Ordering::Release);
+        resets
+    }
+
+    /// Whether a frame can be put in between what is sent to the client.
+    pub(super) fn has_room(&self) -> bool {
+        self.lock().flows.as_ref().is_some_and(|flows| flows.has_room())
+    }
+
+    /// Whether the client is too slow. Streams that it does not read are for [`Pace::resets`].
     pub(super) fn look(&self, now: Instant, patience: Patience) -> Look {
         let mut state = self.lock();
         let reading = match state.awaited {
@@ -204,7 +229,12 @@ impl Pace {
             Awaited::Nothing => patience.grace,
         };
         let Some(writing) = state.writing.look(now, patience) else { return Look::TooSlow("taking the answer") };
-        match state.flows.as_mut().map_or(Ok(patience.grace), |flows| flows.look(now, patience)) {
+        let flows = state.flows.as_mut().map_or(Ok(patience.grace), |flows| {
+            let wait = flows.look(now, patience);
+            self.has_paused.store(flows.has_paused(), Ordering::Release);
+            wait
+        });
+        match flows {
             Ok(flows) => Look::Again(reading.min(writing).min(flows).max(BREATH)),
             Err(why) => Look::TooSlow(why),
         }

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
+use futures::StreamExt;
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
@@ -41,9 +42,13 @@ fn tight() -> Limits {
 }
 
 async fn serve(limits: Limits) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
+    serve_app(limits, Router::new().fallback(app)).await
+}
+
+async fn serve_app(limits: Limits, app: Router) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, limits).await.unwrap();
     let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let serving = tokio::spawn(listener.serve(Router::new().fallback(app), end.clone()));
+    let serving = tokio::spawn(listener.serve(app, end.clone()));
     (address, end, serving)
 }
 
@@ -107,6 +112,42 @@ async fn an_idle_http_2_client_is_told_to_go() {
         tokio::select! { ended = connection => ended, () = asks => unreachable!() }
     };
     timeout(HANG, ended).await.expect("an idle connection is closed").unwrap();
+    end.cancel();
+    serving.await.unwrap();
+}
+
+/// A video that waits for its viewer is no reason to take the page away from him.
+#[tokio::test]
+async fn a_stream_that_is_not_read_ends_alone() {
+    let ended = CancellationToken::new();
+    let running = ended.clone();
+    let app = Router::new().fallback(async move |request: Request<Body>| {
+        if request.uri().path() == "/" {
+            return Body::from("page");
+        }
+        let (zeros, running) = (Bytes::from_static(&[0; 10_000]), running.drop_guard());
+        Body::from_stream(futures::stream::repeat(zeros).map(move |piece| {
+            let _running = &running;
+            Ok::<_, std::io::Error>(piece)
+        }))
+    });
+    let (address, end, serving) = serve_app(Limits { min_rate_grace: SOON, ..Limits::default() }, app).await;
+    let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Body>(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut ask = async |path| {
+        let request = Request::get(format!("http://{address}{path}")).body(Body::empty()).unwrap();
+        Body::new(sender.send_request(request).await.unwrap().into_body())
+    };
+    let video = ask("/video").await;
+    timeout(HANG, ended.cancelled()).await.expect("it ends, though nobody reads it");
+    let page = ask("/").await;
+    assert_eq!(axum::body::to_bytes(page, 100).await.unwrap(), "page");
+    let rest = axum::body::to_bytes(video, usize::MAX);
+    timeout(HANG, rest).await.expect("who reads on is told").unwrap_err();
+    drop(sender);
+    connection.await.unwrap().unwrap();
     end.cancel();
     serving.await.unwrap();
 }

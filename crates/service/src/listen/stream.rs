@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Sleep,
@@ -59,6 +60,13 @@ struct Way {
     moved: usize,
 }
 
+/// Frames that are put in, one way and the other.
+#[derive(Debug, Default)]
+struct Resets {
+    incoming: Bytes,
+    outgoing: Bytes,
+}
+
 /// Reads along.
 #[derive(Debug)]
 pub(super) struct Strict<S> {
@@ -72,6 +80,9 @@ pub(super) struct Strict<S> {
     preface: usize,
     /// Said to the library in the client's place, after what is refused.
     last_words: &'static [u8],
+    /// Resets of HTTP/2 streams that the client has paused for too long: for the library, as if they were the client's, and for
+    /// the client.
+    resets: Resets,
     linger: Option<Pin<Box<Sleep>>>,
     /// Counts as connected as long as the stream is there, whoever has it.
     _resident: Resident,
@@ -89,6 +100,7 @@ impl<S> Strict<S> {
             awaited: Awaited::Head,
             preface: PREFACE,
             last_words: &[],
+            resets: Resets::default(),
             linger: None,
             _resident: resident,
         };
@@ -167,12 +179,49 @@ impl<S> Strict<S> {
     }
 }
 
+impl<S> Strict<S> {
+    /// Tells the library that the client has taken back the streams that it has paused. A stream cannot be reset from outside
+    /// in any other way.
+    fn resets_streams(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        if self.talk.pace.has_paused() && self.resets.outgoing.is_empty() {
+            let frames = Bytes::from(self.talk.pace.resets());
+            self.resets = Resets { incoming: frames.clone(), outgoing: frames };
+        }
+        if self.resets.incoming.is_empty() {
+            return false;
+        }
+        let length = self.resets.incoming.len().min(buffer.remaining());
+        buffer.put_slice(&self.resets.incoming.split_to(length));
+        true
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Strict<S> {
+    /// Tells the client as well, where a frame has ended. Nothing of these streams comes behind: all that the client allowed had
+    /// left before.
+    fn poll_reset_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.resets.outgoing.is_empty() && self.talk.pace.has_room() {
+            let outcome = Pin::new(&mut self.inner).poll_write(cx, &self.resets.outgoing);
+            self.note_written(&outcome, |written| *written);
+            let written = ready!(outcome)?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            drop(self.resets.outgoing.split_to(written));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.talk.is_refused() {
             let (said, rest) = self.last_words.split_at(self.last_words.len().min(buffer.remaining()));
             buffer.put_slice(said);
             self.last_words = rest;
+            return Poll::Ready(Ok(()));
+        }
+        if self.resets_streams(buffer) {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -191,6 +240,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_reset_streams(cx))?;
         let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.note_written(&outcome, |written| *written);
         self.note_frames(&outcome, [bytes]);
@@ -202,6 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_reset_streams(cx))?;
         let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         self.note_written(&outcome, |written| *written);
         self.note_frames(&outcome, slices.iter().map(|slice| &**slice));
@@ -213,6 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_reset_streams(cx))?;
         let outcome = Pin::new(&mut self.inner).poll_flush(cx);
         self.note_written(&outcome, |()| 0);
         outcome

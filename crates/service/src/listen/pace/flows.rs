@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Patience, Waiting,
-    frames::{DATA, Frame, Frames, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE},
+    frames::{self, DATA, Frame, Frames, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE},
 };
 
 /// Streams that are followed at a time. The library refuses more than it was told to allow, but only when it comes to them.
@@ -71,6 +71,8 @@ struct Streams {
     connection: Flow,
     /// Those whose answer has not left to its end.
     open: HashMap<u32, Stream>,
+    /// Those of them whose answer is not taken, and which are to be reset.
+    paused: Vec<u32>,
     last: u32,
     taken_back: u32,
     /// Since when nothing is open, and what had been opened until then.
@@ -83,6 +85,7 @@ impl Default for Flows {
             initial: INITIAL_WINDOW,
             connection: Flow::new(INITIAL_WINDOW),
             open: HashMap::new(),
+            paused: Vec::new(),
             last: 0,
             taken_back: 0,
             idle: None,
@@ -104,9 +107,26 @@ impl Flows {
         self.outgoing.follow(bytes, |frame| streams.left(&frame, now));
     }
 
-    /// How long nothing can be wrong, or what is.
+    /// How long nothing can be wrong, or what is wrong with the connection. What is wrong with a stream alone is for
+    /// [`Flows::resets`].
     pub(in super::super) fn look(&mut self, now: Instant, patience: Patience) -> Result<Duration, &'static str> {
         self.streams.look(now, patience)
+    }
+
+    /// Whether there are streams to be reset.
+    pub(in super::super) fn has_paused(&self) -> bool {
+        !self.streams.paused.is_empty()
+    }
+
+    /// The frames that reset them, for both sides of the connection; nothing as long as there is no room for them between the
+    /// client's.
+    pub(in super::super) fn resets(&mut self) -> Vec<u8> {
+        if self.incoming.has_room() { self.streams.resets() } else { Vec::new() }
+    }
+
+    /// Whether a frame may be put in between those that are sent.
+    pub(in super::super) fn has_room(&self) -> bool {
+        self.outgoing.has_room()
     }
 
     /// How long nothing is asked for yet, or that this has been long enough.
@@ -176,6 +196,7 @@ impl Streams {
                     && !std::mem::replace(&mut stream.is_answered, true)
                 {
                     self.taken_back = self.taken_back.saturating_sub(1);
+                    stream.flow.sent(0, now);
                 }
             }
             RST_STREAM => drop(self.open.remove(&frame.stream)),
@@ -193,11 +214,35 @@ impl Streams {
         if self.open.is_empty() {
             return Ok(patience.grace);
         }
-        let flows = self.open.values_mut().map(|stream| &mut stream.flow).chain([&mut self.connection]);
-        let looks: Option<Duration> = flows
-            .map(|flow| flow.waiting.look(now, patience))
-            .try_fold(patience.grace, |least, look| Some(least.min(look?)));
-        looks.ok_or("taking an answer")
+        let mut least = patience.grace;
+        let known = self.paused.len();
+        for (number, stream) in &mut self.open {
+            match stream.flow.waiting.look(now, patience) {
+                Some(wait) => least = least.min(wait),
+                None if self.paused.contains(number) => return Err("sending a frame to its end"),
+                None => {
+                    self.paused.push(*number);
+                    stream.flow.waiting.forget(now);
+                }
+            }
+        }
+        match self.connection.waiting.look(now, patience) {
+            Some(wait) => Ok(least.min(wait)),
+            // What the streams held may be free now.
+            None if self.paused.len() > known => {
+                self.connection.waiting.forget(now);
+                Ok(least)
+            }
+            None => Err("taking an answer"),
+        }
+    }
+
+    fn resets(&mut self) -> Vec<u8> {
+        let paused = std::mem::take(&mut self.paused);
+        let still = |number: &u32| self.open.get(number).is_some_and(|stream| stream.flow.waiting.since.is_some());
+        let reset: Vec<_> = paused.into_iter().filter(still).collect();
+        self.open.retain(|number, _| !reset.contains(number));
+        reset.into_iter().flat_map(frames::reset).collect()
     }
 
     fn idle(&mut self, now: Instant, patience: Duration) -> Option<Duration> {
@@ -215,136 +260,4 @@ impl Streams {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATIENCE: Patience = Patience { head: Duration::from_secs(10), grace: Duration::from_secs(10), rate: 240 };
-    const END_STREAM: u8 = 1;
-
-    struct Connection {
-        flows: Flows,
-        now: Instant,
-    }
-
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    }
-
-    impl Connection {
-        fn new() -> Self {
-            Self { flows: Flows::default(), now: Instant::now() }
-        }
-
-        fn came(&mut self, kind: u8, stream: u32, payload: &[u8]) {
-            let now = self.now;
-            self.flows.came(&frame(kind, 0, stream, payload), || now);
-        }
-
-        fn granted(&mut self, stream: u32, bytes: u32) {
-            self.came(WINDOW_UPDATE, stream, &bytes.to_be_bytes());
-        }
-
-        fn left(&mut self, kind: u8, flags: u8, stream: u32, length: usize) {
-            let now = self.now;
-            for piece in vec![0; length].chunks(16 * 1024) {
-                self.flows.left(&frame(kind, flags, stream, piece), || now);
-            }
-            if length == 0 {
-                self.flows.left(&frame(kind, flags, stream, &[]), || now);
-            }
-        }
-
-        fn is_fine_after(&mut self, seconds: u64) -> bool {
-            self.now += Duration::from_secs(seconds);
-            self.flows.look(self.now, PATIENCE).is_ok()
-        }
-    }
-
-    #[test]
-    fn one_who_reads_nothing_of_a_stream() {
-        let mut connection = Connection::new();
-        connection.granted(0, 1_000_000);
-        connection.came(HEADERS, 1, b"");
-        connection.came(HEADERS, 3, b"");
-        connection.left(HEADERS, 0, 1, 0);
-        connection.left(DATA, 0, 1, 65_535);
-        // The other one is none of its business.
-        connection.left(DATA, 0, 3, 1000);
-        // What was taken before the wait counts, as over HTTP/1.1.
-        assert!(connection.is_fine_after(10));
-        assert!(connection.is_fine_after(9));
-        assert!(!connection.is_fine_after(1));
-    }
-
-    #[test]
-    fn one_who_reads_nothing_at_all() {
-        let mut connection = Connection::new();
-        connection.came(SETTINGS, 0, &[0, 4, 0, 1, 0, 0]);
-        connection.came(HEADERS, 1, b"");
-        connection.left(DATA, 0, 1, 65_535);
-        assert!(connection.is_fine_after(10));
-        assert!(!connection.is_fine_after(10), "the stream may go on, the connection may not");
-    }
-
-    #[test]
-    fn one_who_reads_has_time() {
-        let mut connection = Connection::new();
-        connection.came(HEADERS, 1, b"");
-        connection.left(DATA, 0, 1, 65_535);
-        for _ in 0..10 {
-            assert!(connection.is_fine_after(5));
-            connection.granted(0, 2400);
-            connection.granted(1, 2400);
-            connection.left(DATA, 0, 1, 2400);
-        }
-        connection.granted(0, 10);
-        connection.granted(1, 10);
-        assert!(connection.is_fine_after(3600), "it waits for us");
-    }
-
-    #[test]
-    fn answers_that_are_sent_are_not_waited_for() {
-        let mut connection = Connection::new();
-        connection.came(HEADERS, 1, b"");
-        connection.left(DATA, END_STREAM, 1, 65_535);
-        assert!(connection.is_fine_after(3600));
-        connection.came(HEADERS, 3, b"");
-        assert!(connection.is_fine_after(9), "from now on it is waited for");
-        connection.granted(0, 10);
-        assert!(connection.is_fine_after(3600));
-    }
-
-    #[test]
-    fn one_who_asks_for_nothing() {
-        let mut connection = Connection::new();
-        let is_idle = |connection: &mut Connection, seconds| {
-            connection.now += Duration::from_secs(seconds);
-            connection.flows.idle(connection.now, Duration::from_secs(10)).is_none()
-        };
-        assert!(!is_idle(&mut connection, 0) && !is_idle(&mut connection, 9));
-        connection.came(HEADERS, 1, b"");
-        assert!(!is_idle(&mut connection, 3600), "somebody waits for an answer");
-        connection.left(HEADERS, END_STREAM, 1, 0);
-        assert!(!is_idle(&mut connection, 0) && !is_idle(&mut connection, 9));
-        connection.came(HEADERS, 3, b"");
-        connection.left(HEADERS, END_STREAM, 3, 0);
-        assert!(!is_idle(&mut connection, 9), "it asked between two looks");
-        assert!(is_idle(&mut connection, 10));
-    }
-
-    #[test]
-    fn one_who_takes_back_what_it_asks_for() {
-        for is_answered in [true, false] {
-            let mut connection = Connection::new();
-            for stream in 0..2000 {
-                connection.came(HEADERS, 2 * stream + 1, b"");
-                if is_answered {
-                    connection.left(HEADERS, 0, 2 * stream + 1, 0);
-                }
-                connection.came(RST_STREAM, 2 * stream + 1, &[0, 0, 0, 8]);
-            }
-            assert_eq!(connection.is_fine_after(0), is_answered);
-        }
-    }
-}
+mod tests;

@@ -8,8 +8,20 @@ pub(super) const HEADERS: u8 = 1;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 pub(super) const WINDOW_UPDATE: u8 = 8;
+const PUSH_PROMISE: u8 = 5;
+const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// Why a stream is reset: it is not needed any more (RFC 9113, section 7).
+const CANCEL: u8 = 8;
+
+/// The frame that resets a stream.
+pub(super) fn reset(stream: u32) -> [u8; 13] {
+    let [a, b, c, d] = stream.to_be_bytes();
+    [0, 0, 4, RST_STREAM, 0, a, b, c, d, 0, 0, 0, CANCEL]
+}
 
 /// A frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +55,16 @@ pub(super) struct Frames {
     /// Bytes of the payload that are to come.
     left: usize,
     payload: Vec<u8>,
+    /// The head of a request or an answer goes on in the next frame.
+    in_block: bool,
 }
 
 impl Frames {
+    /// Whether another frame may be put in here.
+    pub(super) fn has_room(&self) -> bool {
+        self.have == 0 && !self.in_block
+    }
+
     /// Calls `each` for each frame that ends in these bytes.
     pub(super) fn follow(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame<'_>)) {
         while !bytes.is_empty() {
@@ -56,6 +75,10 @@ impl Frames {
             bytes = self.follow_payload(bytes);
             if self.left > 0 {
                 return;
+            }
+            let [.., kind, flags, _, _, _, _] = self.head;
+            if matches!(kind, HEADERS | PUSH_PROMISE | CONTINUATION) {
+                self.in_block = flags & END_HEADERS == 0;
             }
             each(self.frame());
             self.have = 0;
@@ -125,6 +148,24 @@ mod tests {
                 (WINDOW_UPDATE, 0, 3, 4, vec![0, 0, 0, 9]),
             ];
             assert_eq!(seen, expected, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn where_a_frame_may_be_put_in() {
+        let mut frames = Frames::default();
+        for (bytes, expected) in [
+            (&[0, 0, 1][..], false),
+            (&[DATA, 0, 0, 0, 0, 1], false),
+            (b"a", true),
+            (&[0, 0, 1, HEADERS, 0, 0, 0, 0, 3, b'b'], false),
+            (&[0, 0, 1, CONTINUATION, 0, 0, 0, 0, 3, b'b'], false),
+            (&[0, 0, 1, CONTINUATION, END_HEADERS, 0, 0, 0, 3, b'b'], true),
+            (&[0, 0, 1, HEADERS, END_HEADERS | END_STREAM, 0, 0, 0, 5, b'b'], true),
+            (&reset(3), true),
+        ] {
+            frames.follow(bytes, |_| {});
+            assert_eq!(frames.has_room(), expected, "{bytes:?}");
         }
     }
 }
