@@ -84,14 +84,27 @@ pub fn say_where_from(request: &mut request::Parts) -> Result<(), GoesInCircles>
 #[derive(Debug)]
 pub struct BreaksOffLast {
     body: Body,
+    broken: Option<Broken>,
+}
+
+struct Broken {
     error: Option<axum::Error>,
+    /// Until the task that sends has had a turn, and has written what it has. Waking it is not enough: one that has several
+    /// streams to see to comes back to this one before it writes, and a reset takes the place of what was to leave before.
+    turn: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl std::fmt::Debug for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Broken").field(&self.error).finish()
+    }
 }
 
 impl BreaksOffLast {
     /// Wraps a body.
     #[must_use]
     pub fn new(body: Body) -> Self {
-        Self { body, error: None }
+        Self { body, broken: None }
     }
 }
 
@@ -103,22 +116,23 @@ impl HttpBody for BreaksOffLast {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
-        if let Some(error) = self.error.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            Some(Err(error)) => {
-                // Whoever sends waits, and writes meanwhile what he has.
-                self.error = Some(error);
-                cx.waker().wake_by_ref();
-                Poll::Pending
+        if self.broken.is_none() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Err(error)) => {
+                    self.broken = Some(Broken { error: Some(error), turn: Box::pin(tokio::task::yield_now()) });
+                }
+                other => return Poll::Ready(other),
             }
-            other => Poll::Ready(other),
         }
+        let Some(broken) = self.broken.as_mut().filter(|broken| broken.error.is_some()) else {
+            return Poll::Ready(None);
+        };
+        ready!(broken.turn.as_mut().poll(cx));
+        Poll::Ready(broken.error.take().map(Err))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.error.is_none() && self.body.is_end_stream()
+        self.broken.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
@@ -141,7 +155,12 @@ pub async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
 mod tests {
     use std::sync::Arc;
 
+    use axum::Router;
+    use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::listen::{Limits, Listener};
 
     fn request(fields: &[(&'static str, &'static str)]) -> request::Parts {
         let request = Request::get("/x").header("host", "docs.test").body(()).unwrap();
@@ -157,6 +176,29 @@ mod tests {
             tls: None,
         });
         parts
+    }
+
+    /// Resets took the place of heads where one turn of the connection had seen to several streams.
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_has_a_head() {
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, Limits::default()).await.unwrap();
+        let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let app = Router::new().fallback(|| async {
+            let pieces = [Err::<Bytes, _>(std::io::Error::other("broken"))];
+            Body::new(BreaksOffLast::new(Body::from_stream(futures::stream::iter(pieces))))
+        });
+        let serving = tokio::spawn(listener.serve(app, end.clone()));
+        let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Body>();
+        for together in [1, 50] {
+            let answers = (0..together).map(|_| client.get(format!("http://{address}/").parse().unwrap()));
+            for answer in futures::future::join_all(answers).await {
+                let answer = answer.unwrap();
+                assert_eq!(answer.status(), 200);
+                axum::body::to_bytes(Body::new(answer.into_body()), 100).await.unwrap_err();
+            }
+        }
+        end.cancel();
+        serving.await.unwrap();
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use hyper::body::Incoming;
+use hyper_util::client::legacy;
 use rustls::ClientConfig;
 use tracing::debug;
 use umbel_service::client::{self, StreamClient};
@@ -69,6 +70,12 @@ impl Origins {
                     origin.answered();
                     return checked(response);
                 }
+                // It took the answer back before the head had left: it is there, and knows of nothing better.
+                Err(error) if reset(&error).is_some_and(|why| why != h2::Reason::REFUSED_STREAM) => {
+                    debug!(node = origin.id, error = &error as &dyn std::error::Error, "an answer broke off");
+                    origin.answered();
+                    return Err(Failed::new(StatusCode::BAD_GATEWAY, "broken", "the answer broke off"));
+                }
                 Err(error) => {
                     debug!(node = origin.id, error = &error as &dyn std::error::Error, "an origin failed");
                     // A reader who leaves in the middle of an upload breaks it, too: that says nothing about the origin.
@@ -80,6 +87,13 @@ impl Origins {
         }
         Err(Failed::new(StatusCode::BAD_GATEWAY, "no-origin", "no origin answers"))
     }
+}
+
+/// Why an origin has ended one stream, if it has: the connection and its other streams go on (RFC 9113, section 5.4.2).
+fn reset(error: &legacy::Error) -> Option<h2::Reason> {
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    let mut causes = causes.filter_map(|error| error.downcast_ref::<h2::Error>());
+    causes.find(|error| error.is_reset() && error.is_remote())?.reason()
 }
 
 fn addressed(url: &str, site_id: &str, parts: &Parts, body: Body) -> Option<Request<Body>> {

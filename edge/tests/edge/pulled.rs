@@ -533,6 +533,25 @@ async fn trailers_pass_through() {
     place.edge.stop().await;
 }
 
+/// It is reset before its head has left.
+#[tokio::test]
+async fn an_answer_that_is_taken_back_says_nothing_about_the_origin() {
+    let place = Place::new().await;
+    place.network.origin.provide(|_| async {
+        let broken = stream::iter([Err::<Bytes, _>(io::Error::other("broken"))]);
+        response(200, &[], Body::from_stream(broken))
+    });
+    let tls = umbel_service::tls::client(&place.network.authority.pem, None).unwrap();
+    let client = umbel_service::client::streaming::<Body>(tls, true);
+    let url = format!("https://pulled.localhost:{}/x", place.edge.ports().public.port());
+    let request = http::Request::get(url).header("te", "trailers").body(Body::empty()).unwrap();
+    let answer = client.request(request).await.unwrap();
+    assert_eq!(answer.status(), 502);
+    let said = answer.headers()["cache-status"].to_str().unwrap();
+    assert!(said.contains("detail=broken"), "{said}");
+    place.edge.stop().await;
+}
+
 #[tokio::test]
 async fn an_upgraded_connection_passes_both_ways() {
     let place = Place::new().await;
