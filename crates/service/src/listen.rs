@@ -344,7 +344,10 @@ async fn serve_connection(
             biased;
             outcome = poll_fn(|cx| turns.poll(serving.as_mut(), cx)) => break outcome,
             seen = watching => match seen {
-                Seen::TooSlow(slow_in) => return debug!(%remote, slow_in, "a client is too slow"),
+                Seen::TooSlow(slow_in) => {
+                    turns.abandon();
+                    return debug!(%remote, slow_in, "a client is too slow");
+                }
                 Seen::Idle => debug!(%remote, "a client asks for nothing"),
             },
             () = shutdown.cancelled(), if idle.is_some() => {}

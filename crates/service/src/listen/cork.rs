@@ -24,6 +24,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
+use tracing::debug;
 
 use super::App;
 
@@ -142,6 +143,19 @@ impl Cork {
             leaving.connections.push((self.0.clone(), task.clone()));
             true
         })
+    }
+
+    /// Whoever has not taken what was written gets nothing more of it: else the kernel would keep it for him, long after the
+    /// connection has ended here.
+    pub(super) fn abandon(&self) {
+        let state = lock(&self.0);
+        let tcp = match &state.transport {
+            Transport::Plain(tcp, _) => tcp,
+            Transport::Tls(tls) => tls.get_ref().0,
+        };
+        if let Err(error) = tcp.set_zero_linger() {
+            debug!(%error, "a connection ends slowly");
+        }
     }
 
     /// From now on every flush is one: the protocol has ended and somebody else has the connection.

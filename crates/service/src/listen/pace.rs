@@ -1,6 +1,8 @@
 //! Who keeps the server waiting, and for how long that is put up with: in the head of a request, in its content, and in taking
 //! the answer. The stream notes what happens ([`Pace`]); whether that is too slow is decided by looking at it ([`Pace::look`]).
 //!
+//! Over HTTP/2 a stream that is not read is reset, and the others go on; the connection ends only if it moves nothing itself.
+//!
 //! Only waiting for the client counts. A server behind the edge may take as long as it likes, and so may a client that has
 //! nothing to send and nothing to take.
 

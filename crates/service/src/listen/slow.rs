@@ -8,7 +8,7 @@ use futures::StreamExt;
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::TcpStream,
     task::JoinHandle,
     time::timeout,
@@ -112,6 +112,19 @@ async fn an_idle_http_2_client_is_told_to_go() {
         tokio::select! { ended = connection => ended, () = asks => unreachable!() }
     };
     timeout(HANG, ended).await.expect("an idle connection is closed").unwrap();
+    end.cancel();
+    serving.await.unwrap();
+}
+
+/// The kernel would keep the rest for it, and the connection, as long as it likes.
+#[tokio::test]
+async fn what_one_does_not_take_is_not_kept_for_it() {
+    let (address, end, serving) = serve(tight()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let reset =
+        timeout(HANG, stream.ready(Interest::ERROR)).await.expect("its connection is reset, though it reads nothing");
+    assert!(reset.unwrap().is_error());
     end.cancel();
     serving.await.unwrap();
 }

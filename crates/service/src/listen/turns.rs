@@ -66,4 +66,9 @@ impl Turns {
         self.cork.release(cx);
         outcome
     }
+
+    /// The connection is about to be dropped, and what waits to leave with it.
+    pub(super) fn abandon(&self) {
+        self.cork.abandon();
+    }
 }
