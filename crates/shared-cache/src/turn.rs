@@ -38,14 +38,30 @@ pub(crate) enum News<E> {
 
 type Running<K, E> = Arc<Mutex<HashMap<K, Waiting<E>>>>;
 
-/// Where news will come, and until when they are waited for.
-type Wait<E> = (watch::Receiver<Option<News<E>>>, Instant);
+type Receiver<E> = watch::Receiver<Option<News<E>>>;
+
+/// How one waits for someone else's asking.
+struct Wait<E> {
+    news: Receiver<E>,
+    until: Instant,
+    /// Of who has been asking for longest.
+    oldest: Receiver<E>,
+}
 
 #[derive(Debug)]
 struct Waiting<E> {
     number: u64,
     since: Instant,
-    news: watch::Receiver<Option<News<E>>>,
+    news: Receiver<E>,
+    oldest: Receiver<E>,
+}
+
+impl<E> Waiting<E> {
+    /// The news of who asked first, as long as he does.
+    fn oldest(&self) -> &Receiver<E> {
+        let is_asking = self.oldest.has_changed().is_ok() && self.oldest.borrow().is_none();
+        if is_asking { &self.oldest } else { &self.news }
+    }
 }
 
 /// What can be asked for.
@@ -88,20 +104,29 @@ impl<K: Wanted, E: Clone> Turns<K, E> {
         Self { running: Arc::default(), unshared, numbers: AtomicU64::new(0) }
     }
 
-    /// Whose turn it is to ask for `key`; if it is someone else's, waits for what comes of it.
+    /// Whose turn it is to ask for `key`; if it is someone else's, waits for what comes of it: of his asking, and of that of
+    /// whoever has been asking for longest. That one may be stuck for longer than others are waited for, but in the end he knows
+    /// that he was, and then nobody need find out once more.
     pub(crate) async fn take(&self, key: K) -> Turn<K, E> {
+        let mut first = None;
         loop {
             if self.unshared.contains_key(&key) {
                 return Turn::Alone;
             }
-            let (mut news, until) = match self.begin_or_wait(&key) {
+            let (mut news, until, now_oldest) = match self.begin_or_wait(&key) {
                 Ok(asking) => return Turn::Mine(asking),
-                Err(waiting) => waiting,
+                Err(Wait { news, until, oldest }) => (news, until, oldest),
             };
-            if let Ok(Ok(told)) = timeout_at(until, news.wait_for(Option::is_some)).await
-                && let Some(told) = told.clone()
-            {
-                return Turn::Theirs(told);
+            let oldest = first.get_or_insert(now_oldest);
+            let told = tokio::select! {
+                told = heard(oldest) => told,
+                told = timeout_at(until, heard(&mut news)) => told.ok().flatten(),
+            };
+            match told {
+                Some(told) => return Turn::Theirs(told),
+                // He has gone without a word.
+                None if oldest.has_changed().is_err() => first = None,
+                None => {}
             }
         }
     }
@@ -117,11 +142,13 @@ impl<K: Wanted, E: Clone> Turns<K, E> {
         if let Some(waiting) = running.get(key)
             && now < waiting.since + PATIENCE
         {
-            return Err((waiting.news.clone(), waiting.since + PATIENCE));
+            let (until, oldest) = (waiting.since + PATIENCE, waiting.oldest().clone());
+            return Err(Wait { news: waiting.news.clone(), until, oldest });
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (news, receiver) = watch::channel(None);
-        running.insert(key.clone(), Waiting { number, since: now, news: receiver });
+        let oldest = running.get(key).map_or(&receiver, Waiting::oldest).clone();
+        running.insert(key.clone(), Waiting { number, since: now, news: receiver, oldest });
         let (running, unshared) = (self.running.clone(), self.unshared.clone());
         Ok(Asking { key: key.clone(), number, running, unshared, news })
     }
@@ -146,6 +173,10 @@ impl<K: Wanted, E> Drop for Asking<K, E> {
     }
 }
 
+async fn heard<E: Clone>(news: &mut Receiver<E>) -> Option<News<E>> {
+    news.wait_for(Option::is_some).await.ok()?.clone()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,8 +199,8 @@ mod tests {
                 tokio::spawn(async move { turns.take(1).await })
             })
             .collect();
-        // All who wait, and whoever comes.
-        while asking.news.receiver_count() < 101 {
+        // All who wait, each with two, and whoever comes.
+        while asking.news.receiver_count() < 201 {
             tokio::task::yield_now().await;
         }
         asking.tell(news.clone());
@@ -197,6 +228,50 @@ mod tests {
         assert!(turns.try_take(1).is_none(), "the first's end does not end the second's turn");
         drop(second);
         mine(&turns, 1).await;
+    }
+
+    /// Ten wait for one who is stuck, until one of them may try, and then one more comes; what they are told.
+    async fn ten_hear(
+        ends: impl AsyncFnOnce(Asking<u8, &'static str>, Asking<u8, &'static str>),
+        expected: News<&'static str>,
+    ) {
+        let turns = Arc::new(TestTurns::new());
+        let stuck = mine(&turns, 1).await;
+        let (took, mut taken) = tokio::sync::mpsc::channel(10);
+        let mut waits = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let (turns, took) = (turns.clone(), took.clone());
+            waits.spawn(async move { took.send(turns.take(1).await).await.unwrap() });
+        }
+        let Some(Turn::Mine(next)) = taken.recv().await else { panic!("one tries after a while") };
+        waits.spawn(async move { took.send(turns.take(1).await).await.unwrap() });
+        // Time passes when all wait.
+        tokio::time::sleep(PATIENCE / 4).await;
+        ends(stuck, next).await;
+        for _ in 0..10 {
+            match taken.recv().await.unwrap() {
+                Turn::Theirs(told) => assert_eq!(told, expected),
+                other @ (Turn::Mine(_) | Turn::Alone) => panic!("{other:?}"),
+            }
+        }
+        waits.join_all().await;
+    }
+
+    /// Each of them ended only when it was his turn to ask, one every five seconds.
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_of_one_who_was_stuck_is_for_all_who_wait() {
+        let fails = async |stuck: Asking<_, _>, _next: Asking<_, _>| {
+            stuck.tell(News::Failed("stuck"));
+            // Not before all have heard it.
+            tokio::time::sleep(PATIENCE / 2).await;
+        };
+        ten_hear(fails, News::Failed("stuck")).await;
+        let goes = async |stuck: Asking<_, _>, next: Asking<_, _>| {
+            drop(stuck);
+            tokio::time::sleep(PATIENCE / 2).await;
+            next.tell(News::Stored);
+        };
+        ten_hear(goes, News::Stored).await;
     }
 
     #[tokio::test(start_paused = true)]
