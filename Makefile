@@ -17,8 +17,9 @@ TEST_PACKAGES := rclone s3cmd python3-venv nodejs php-cli
 CONFORMANCE_PACKAGES := nodejs npm nginx varnish python3
 
 BENCH_PACKAGES := nginx wrk nghttp2-client openssl curl python3
+SLOW_PACKAGES := slowhttptest python3
 
-.PHONY: help demo bench-edge conformance deps fuzz kill9 test check fmt clippy doc purity nextest test-deps
+.PHONY: help demo bench-edge conformance deps fuzz kill9 slow-clients test check fmt clippy doc purity nextest test-deps
 
 help:
 	@echo "make demo    a whole network on this machine, with real content going through it"
@@ -26,6 +27,7 @@ help:
 	echo "make check   formatting, lints, documentation, dependencies between crates"
 	echo "make conformance  npm's http-cache-tests through an edge and an origin, beside nginx and varnish"
 	echo "make bench-edge   the edge beside nginx: rates, latency, CPU and memory, as ratios (ARGS='memory --rounds 5')"
+	echo "make slow-clients  clients that are slow on purpose (slowhttptest) at an edge, beside a reader like any other"
 	echo "make fuzz    every parser that a network reaches, on whatever a fuzzer thinks of, FUZZ_SECONDS each (60)"
 	echo "make kill9   a transfer during which 20 processes are killed: no byte wrong, none counted twice or not at all"
 
@@ -41,6 +43,11 @@ bench-edge: deps
 	@tests/install.sh $(BENCH_PACKAGES)
 	$(CARGO) build --release -p umbel
 	exec bench/edge $(ARGS)
+
+slow-clients: deps
+	@tests/install.sh $(SLOW_PACKAGES)
+	$(CARGO) build --release -p umbel
+	exec bench/slow-clients $(ARGS)
 
 # On the stable toolchain: what libfuzzer needs of the compiler has no other name there. There is no `unsafe` of ours for a
 # sanitizer to watch.

@@ -10,7 +10,7 @@ for package in "$@"; do
         nodejs) command -v node >/dev/null || missing+=("$package") ;;
         php-cli) command -v php >/dev/null || missing+=("$package") ;;
         varnish) command -v varnishd >/dev/null || missing+=("$package") ;;
-        nginx | npm | python3 | rclone | s3cmd | curl) command -v "$package" >/dev/null || missing+=("$package") ;;
+        nginx | npm | python3 | rclone | s3cmd | slowhttptest | curl) command -v "$package" >/dev/null || missing+=("$package") ;;
         pkg-config) command -v pkg-config >/dev/null || missing+=("$package") ;;
         build-essential) command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null || missing+=("$package") ;;
         ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki ] || missing+=("$package") ;;
