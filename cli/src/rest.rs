@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context;
-use reqwest::Method;
+use reqwest::{Certificate, Method};
 use serde_json::Value;
 use umbel_control_plane::api::UsageQuery;
 use umbel_service::tls;
@@ -21,6 +21,13 @@ pub(crate) fn trust_hint(error: &(dyn std::error::Error + 'static)) -> &'static 
     } else {
         ""
     }
+}
+
+/// The same about a site, which may have a certificate of its own.
+pub(crate) fn site_trust_hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let hint = "the edge shows a certificate of an unknown CA for this site: add that CA's certificate to the file that --ca names, \
+        beside the installation's";
+    (!trust_hint(error).is_empty()).then_some(hint)
 }
 
 /// The URL of a server, as a person writes it.
@@ -45,7 +52,8 @@ pub(crate) fn local_client(ca: &Path) -> anyhow::Result<reqwest::Client> {
     built(reqwest::Client::builder().no_proxy(), Some(&pem))
 }
 
-/// As [`http_client`], for which all of `hosts` are at `addresses`. It follows no redirects and uses no proxy.
+/// An HTTP client for which all of `hosts` are at `addresses`, as a reader of their site: it believes the system's CAs, which a site's
+/// own certificate is of, and those in `ca`. It follows no redirects and uses no proxy.
 pub(crate) fn client_to(
     ca: Option<&Path>,
     hosts: &[String],
@@ -53,7 +61,9 @@ pub(crate) fn client_to(
 ) -> anyhow::Result<reqwest::Client> {
     let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
     let builder = hosts.iter().fold(builder, |builder, host| builder.resolve_to_addrs(host, addresses));
-    built(builder, read_ca(ca)?.as_deref())
+    let given = read_ca(ca)?.map(|pem| Certificate::from_pem_bundle(pem.as_bytes()));
+    let given = given.transpose().context("the CA certificate is not usable")?;
+    built(builder.tls_certs_merge(given.unwrap_or_default()), None)
 }
 
 /// As [`http_client`], from PEM.

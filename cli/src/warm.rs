@@ -168,7 +168,10 @@ impl Errand {
         if let Some(grant) = grant {
             request = request.bearer_auth(grant);
         }
-        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
+        let mut response = request.send().await.map_err(|error| match rest::site_trust_hint(&error) {
+            Some(hint) => anyhow::Error::new(error.without_url()).context(hint),
+            None => error.without_url().into(),
+        })?;
         let said = response.headers().get_all("cache-status").iter().filter_map(|value| value.to_str().ok());
         let said: Vec<_> = said.map(str::to_owned).collect();
         let (status, mut bytes) = (response.status().as_u16(), 0);

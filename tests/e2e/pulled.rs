@@ -297,7 +297,11 @@ fn a_certificate_comes_and_goes(place: &Place) {
     assert_eq!(place.admin(&["admin", "site", "certificate", "show", "pulled"]), shown);
     place.confirmed();
     let warmed = json(&place.try_admin(&["warm", "--site", "pulled", "/first"]));
-    assert_eq!(warmed["failed"], 2, "it is not the installation's: {warmed:#}");
+    assert_eq!(warmed["failed"], 2, "nobody knows its CA: {warmed:#}");
+    assert!(warmed["answers"][0]["error"].as_str().unwrap().contains("--ca"), "{warmed:#}");
+    let mut warm = place.demo.umbel(&["warm", "--site", "pulled", "/first", "--credentials"]);
+    let warmed = warm.arg(place.demo.state().join("admin.toml")).env("SSL_CERT_FILE", &chain).output().unwrap();
+    assert!(warmed.status.success(), "the system knows it: {}", String::from_utf8_lossy(&warmed.stdout));
     place.admin(&["admin", "site", "certificate", "remove", "pulled"]);
     place.confirmed();
     assert_eq!(place.warm("/first").len(), 2);
