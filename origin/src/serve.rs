@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use umbel_service::{
     follow::{self, Follower},
     installation::Installation,
-    listen::{Limits, Listener},
+    listen::{Lanes, Limits, Listener},
     node::Node,
     ops::Ops,
     tls::{self, ClientAuth, LiveCertificate},
@@ -85,6 +85,8 @@ pub struct Origin {
     /// What is being asked of providers' servers. It ends after those who may be waiting for it.
     pulls: TaskTracker,
     pulls_end: CancellationToken,
+    /// Edges' connections run here, and the questions that they began: it ends last.
+    _lanes: Arc<Lanes>,
 }
 
 impl Drop for Origin {
@@ -120,6 +122,7 @@ impl Origin {
         let s3_listener =
             Listener::bind(config.s3_listen, (!config.s3_plain).then_some(s3_tls), Limits::default()).await?;
         let internal_tls = tls::server(identity.certificate, ClientAuth::Required(&identity.ca))?;
+        let lanes = Arc::new(Lanes::start().context("threads for connections")?);
         let internal_listener = Listener::bind(config.internal_listen, Some(internal_tls), Limits::default()).await?;
         let ops_listener = Listener::bind(config.ops_listen, None, Limits::default()).await?;
 
@@ -137,6 +140,7 @@ impl Origin {
             tasks: JoinSet::new(),
             pulls: TaskTracker::new(),
             pulls_end: CancellationToken::new(),
+            _lanes: lanes.clone(),
         };
         let shelf = Shelf::new(store.clone());
         let s3_app = s3::app(shelf.clone(), installation.clone(), meter.clone());
@@ -144,7 +148,7 @@ impl Origin {
         let pull = Pull::open(&pull_settings(config), &shelf, installation.clone(), pulls).await?;
         let edges_app = Edges::new(store.clone(), pull.clone(), installation.clone(), meter.clone()).app(pull);
         origin.serve(s3_listener, s3_app, &shutdown);
-        origin.serve(internal_listener, edges_app, &shutdown);
+        origin.serve(internal_listener.on(lanes), edges_app, &shutdown);
         origin.serve(ops_listener, ops.app(), &shutdown);
         origin.tasks.spawn(sweep.run(shutdown.clone()));
         origin.tasks.spawn(watch_store(store, installation, ops, meter, shutdown));

@@ -341,7 +341,9 @@ async fn serve_connection(
     let outcome = loop {
         let watching = watched.pace.watch(limits.patience(), idle);
         tokio::select! {
+            // Looked at first: who is answered after the end has begun is told to leave.
             biased;
+            () = shutdown.cancelled(), if idle.is_some() => {}
             outcome = poll_fn(|cx| turns.poll(serving.as_mut(), cx)) => break outcome,
             seen = watching => match seen {
                 Seen::TooSlow(slow_in) => {
@@ -350,7 +352,6 @@ async fn serve_connection(
                 }
                 Seen::Idle => debug!(%remote, "a client asks for nothing"),
             },
-            () = shutdown.cancelled(), if idle.is_some() => {}
         }
         serving.as_mut().graceful_shutdown();
         idle = None;
