@@ -7,6 +7,7 @@ SHELL := bash
 CARGO ?= cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PYTHON := target/python
+SCENARIOS := flash-crowd staggered video-on-demand streaming churn symmetric-nat adsl liars edge-loss release-day day
 NEXTEST_VERSION := 0.9
 # For each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
@@ -17,9 +18,8 @@ TEST_PACKAGES := rclone s3cmd python3-venv nodejs php-cli
 CONFORMANCE_PACKAGES := nodejs npm nginx varnish python3
 
 BENCH_PACKAGES := nginx wrk nghttp2-client openssl curl python3
-SLOW_PACKAGES := slowhttptest python3
 
-.PHONY: help demo bench-edge conformance deps fuzz kill9 slow-clients test check fmt clippy doc purity nextest test-deps
+.PHONY: help sim demo bench-edge conformance deps fuzz kill9 test check fmt clippy doc purity nextest test-deps
 
 help:
 	@echo "make demo    a whole network on this machine, with real content going through it"
@@ -27,13 +27,21 @@ help:
 	echo "make check   formatting, lints, documentation, dependencies between crates"
 	echo "make conformance  npm's http-cache-tests through an edge and an origin, beside nginx and varnish"
 	echo "make bench-edge   the edge beside nginx: rates, latency, CPU and memory, as ratios (ARGS='memory --rounds 5')"
-	echo "make slow-clients  clients that are slow on purpose (slowhttptest) at an edge, beside a reader like any other"
 	echo "make fuzz    every parser that a network reaches, on whatever a fuzzer thinks of, FUZZ_SECONDS each (60)"
 	echo "make kill9   a transfer during which 20 processes are killed: no byte wrong, none counted twice or not at all"
 
 demo: deps
 	$(CARGO) build --release -p umbel
 	exec target/release/umbel demo $(ARGS)
+
+# Every scenario with a thousand peers, or the one that is asked for.
+sim: deps
+	$(CARGO) build --release -p umbel
+	if [ -n "$(ARGS)" ]; then exec target/release/umbel sim $(ARGS); fi
+	for scenario in $(SCENARIOS); do
+	    target/release/umbel sim --scenario "$$scenario" --peers 1000 --seed 7
+	    echo
+	done
 
 kill9: deps
 	$(CARGO) build --release -p umbel
@@ -43,11 +51,6 @@ bench-edge: deps
 	@tests/install.sh $(BENCH_PACKAGES)
 	$(CARGO) build --release -p umbel
 	exec bench/edge $(ARGS)
-
-slow-clients: deps
-	@tests/install.sh $(SLOW_PACKAGES)
-	$(CARGO) build --release -p umbel
-	exec bench/slow-clients $(ARGS)
 
 # On the stable toolchain: what libfuzzer needs of the compiler has no other name there. There is no `unsafe` of ours for a
 # sanitizer to watch.

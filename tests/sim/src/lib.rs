@@ -14,7 +14,7 @@ mod world;
 
 pub use outcome::{Fate, Kept, Outcome, PeerOutcome};
 pub use report::{Report, Spread, Watching, ratios};
-pub use scenarios::{NAMES, UnknownScenario, named};
+pub use scenarios::{NAMES, UnknownScenario, named, random};
 pub use screen::Watched;
 pub use spec::{Edge, Nat, Peer, Reader, Role, Scenario};
 

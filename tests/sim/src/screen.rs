@@ -60,6 +60,13 @@ impl Screen {
         self.next..(self.next + ahead.max(1)).min(self.chunks)
     }
 
+    /// What has to be here for playing to go on: the next chunk; after a wait, so much that the next wait is not at once.
+    fn enough(&self) -> u32 {
+        let buffer = (self.reader.buffer.as_secs_f64() / self.chunk_time.as_secs_f64()).ceil() as u32;
+        let chunks = if self.is_waiting() { buffer.max(1) } else { 1 };
+        (self.next + chunks).min(self.chunks)
+    }
+
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting != Waiting::No
     }
@@ -71,7 +78,7 @@ impl Screen {
             self.waiting = Waiting::No;
             return None;
         }
-        if !is_here(self.next) {
+        if !(self.next..self.enough()).all(is_here) {
             if self.waiting == Waiting::No {
                 self.waiting = Waiting::Stalled(now);
             }

@@ -147,6 +147,8 @@ pub struct Reader {
     pub rate: f64,
     /// Wants this much of what comes next at once.
     pub ahead: Duration,
+    /// Begins, and goes on after a wait, when this much is here.
+    pub buffer: Duration,
     /// Jumps: after having watched this long, to this chunk. In order.
     pub seeks: Vec<(Duration, u32)>,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use umbel_sim::{Edge, Outcome, Peer, Report, Role, Scenario, named, run};
+use umbel_sim::{Edge, Outcome, Peer, Report, Role, Scenario, named, random, run};
 
 const CHUNK: u32 = 64 << 10;
 /// 20 Mbit/s.
@@ -153,4 +153,38 @@ fn the_same_seed_gives_the_same_run() {
     peers[2].role = Role::Liar;
     let scenario = scenario(7, 200, peers);
     assert_eq!(run(scenario.clone()), run(scenario));
+}
+
+#[test]
+fn liars_among_many_are_each_believed_once() {
+    let crowd = named("liars", 60, 1).expect("a known scenario");
+    let report = Report::of(&crowd, &check("liars", &crowd));
+    assert!(report.corrupt > 0 && report.corrupt_from_one <= 2, "{} and {}", report.corrupt, report.corrupt_from_one);
+}
+
+#[test]
+fn the_edge_where_all_meet_dies_and_everyone_gets_everything() {
+    let crowd = named("edge-loss", 40, 1).expect("a known scenario");
+    assert_eq!(Report::of(&crowd, &check("edge loss", &crowd)).done, 40);
+}
+
+/// Peers may be slow, far, lossy, mute or liars. `docs/design/swarm.md` says what they cost, and what they should.
+#[test]
+fn whatever_peers_are_like_everyone_gets_everything() {
+    for seed in 1..=40 {
+        check("random", &random(seed));
+    }
+}
+
+/// Twenty-four hours of arrivals, departures and new versions: what home edges keep goes with who is there.
+#[test]
+fn a_day_leaves_nothing_behind() {
+    let day = named("day", 500, 1).expect("a known scenario");
+    let outcome = check("a day", &day);
+    let bytes = |from: u64, to: u64| {
+        let kept = outcome.kept.iter().filter(|kept| (from..to).contains(&(kept.at.as_secs() / 3600)));
+        kept.map(|kept| kept.petals).max().unwrap_or_default()
+    };
+    let (first, last) = (bytes(0, 3), bytes(20, 23));
+    assert!(last < first * 2, "{first} bytes at most in the first hours, {last} in the last");
 }
