@@ -49,8 +49,8 @@ kill9: deps
 
 bench-edge: deps
 	@tests/install.sh $(BENCH_PACKAGES)
-	$(CARGO) build --release -p umbel
-	exec bench/edge $(ARGS)
+	$(CARGO) build --profile dist -p umbel
+	exec bench/edge --program target/dist/umbel $(ARGS)
 
 # On the stable toolchain: what libfuzzer needs of the compiler has no other name there. There is no `unsafe` of ours for a
 # sanitizer to watch.
