@@ -189,7 +189,10 @@ impl Edge {
         if timeout(LAST_WORK, self.core.tasks.wait()).await.is_err() {
             warn!("some work did not end in time");
         }
-        drop(self.lanes);
+        let lanes = tokio::task::spawn_blocking(move || drop(self.lanes));
+        if timeout(LAST_WORK, lanes).await.is_err() {
+            warn!("a thread of readers' connections does not end");
+        }
         self.background_end.cancel();
         if timeout(LAST_WORK, async { while self.background.join_next().await.is_some() {} }).await.is_err() {
             self.background.shutdown().await;

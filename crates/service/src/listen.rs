@@ -12,6 +12,7 @@ use axum::{
     body::{Body, HttpBody},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::Authority};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -30,7 +31,7 @@ use tracing::{debug, warn};
 
 use self::{
     cork::Transport,
-    pace::{Patience, Seen},
+    pace::{Patience, Running, Seen},
     population::{Population, Resident},
     stream::{Strict, Talk},
     turns::{Requests, Turns},
@@ -334,27 +335,32 @@ async fn serve_connection(
         if let Some(identity) = &identity {
             request.extensions_mut().insert(identity.clone());
         }
-        answer(app.clone(), request, talk.clone())
+        // Boxed: a connection that waits for a request has no room for its answer.
+        Box::pin(answer(app.clone(), request, talk.clone()))
     });
     let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let mut idle = Some(limits.keep_alive_timeout);
+    let (mut idle, mut leaves) = (limits.keep_alive_timeout, false);
     let outcome = loop {
         let watching = watched.pace.watch(limits.patience(), idle);
         tokio::select! {
             // Looked at first: who is answered after the end has begun is told to leave.
             biased;
-            () = shutdown.cancelled(), if idle.is_some() => {}
+            () = shutdown.cancelled(), if !leaves => {}
             outcome = poll_fn(|cx| turns.poll(serving.as_mut(), cx)) => break outcome,
             seen = watching => match seen {
+                Seen::Idle if !leaves => debug!(%remote, "a client asks for nothing"),
+                Seen::Idle => {
+                    turns.abandon();
+                    return debug!(%remote, "a client does not take the end of its connection");
+                }
                 Seen::TooSlow(slow_in) => {
                     turns.abandon();
                     return debug!(%remote, slow_in, "a client is too slow");
                 }
-                Seen::Idle => debug!(%remote, "a client asks for nothing"),
             },
         }
         serving.as_mut().graceful_shutdown();
-        idle = None;
+        (idle, leaves) = (limits.header_timeout, true);
     };
     if let Err(error) = outcome {
         debug!(%remote, %error, "connection ended");
@@ -369,6 +375,7 @@ async fn answer(app: impl App, request: Request<Incoming>, talk: Arc<Talk>) -> R
         return Ok(too_many_fields());
     }
     let is_head = *request.method() == Method::HEAD;
+    let running = Running::begin(talk.clone());
     let response = app.answer(request.map(content)).await;
     if talk.is_refused() {
         return Ok(refusal("the content of this request is malformed\n"));
@@ -376,7 +383,20 @@ async fn answer(app: impl App, request: Request<Incoming>, talk: Arc<Talk>) -> R
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         talk.leave_http();
     }
-    Ok(if is_head { without_content(response) } else { response })
+    let response = if is_head { without_content(response) } else { response };
+    Ok(if response.body().size_hint().exact().is_some() {
+        response
+    } else {
+        response.map(|body| until_end(body, running))
+    })
+}
+
+/// What is there already is as good as sent.
+fn until_end(body: Body, running: Running) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        let _until_dropped = &running;
+        frame
+    }))
 }
 
 /// Whoever may read a request otherwise than we do does not get to send another (RFC 9112, section 11.2).

@@ -1,6 +1,9 @@
 //! One request to a provider's server: which fields go along, whom it is tried at, how long it may take.
 
-use std::time::Duration;
+use std::{
+    io::{self, ErrorKind},
+    time::Duration,
+};
 
 use axum::body::Body;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
@@ -72,7 +75,7 @@ impl PullError {
     /// Whether the server may have closed the connection, which it had used before, when this was on its way to it.
     fn is_of_an_old_connection(&self) -> bool {
         match self {
-            Self::Broken(error) => Used::is_noted(error),
+            Self::Broken(error) => Used::is_noted(error) && is_closed(error),
             Self::NoUpstream | Self::NotPermitted | Self::Unreachable(_) | Self::Nonsense | Self::Timeout => false,
         }
     }
@@ -88,6 +91,33 @@ impl PullError {
             Self::Timeout => "timeout",
         }
     }
+}
+
+/// The connection ended, and not because of what came over it.
+fn is_closed(error: &legacy::Error) -> bool {
+    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    let is_end = |kind| {
+        matches!(
+            kind,
+            ErrorKind::BrokenPipe
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::ConnectionReset
+                | ErrorKind::NotConnected
+                | ErrorKind::UnexpectedEof
+        )
+    };
+    causes.into_iter().any(|cause| {
+        let broke = cause.downcast_ref::<hyper::Error>();
+        broke.is_some_and(|error| error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+            || cause.downcast_ref::<io::Error>().is_some_and(|error| is_end(error.kind()))
+    })
+}
+
+/// To do it twice is to do it once (RFC 9110, section 9.2.2). A change under a condition may have made its own condition false.
+fn may_be_repeated(request: &Parts) -> bool {
+    let conditions = [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_UNMODIFIED_SINCE];
+    let is_conditional = || conditions.iter().any(|name| request.headers.contains_key(name));
+    request.method.is_safe() || request.method.is_idempotent() && !is_conditional()
 }
 
 /// Passes requests on.
@@ -123,7 +153,7 @@ impl Forward {
         for url in order {
             let asked = Asked { pull, url, parts: &parts, path: &path, until: patience.until(Instant::now()) };
             let mut answer = self.ask(&asked, Over::Any, upload.begin().unwrap_or_default()).await;
-            if parts.method.is_idempotent()
+            if may_be_repeated(&parts)
                 && reader.is_none()
                 && answer.as_ref().is_err_and(PullError::is_of_an_old_connection)
                 && let Some(again) = upload.begin()
@@ -274,7 +304,7 @@ fn addressed(asked: &Asked<'_>, body: Body) -> Option<Request<Body>> {
 
 fn caused_by_guard(error: &legacy::Error) -> bool {
     let chain = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    let mut inner = chain.filter_map(|error| error.downcast_ref::<std::io::Error>()?.get_ref());
+    let mut inner = chain.filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref());
     inner.any(|error| error.is::<NotPermitted>())
 }
 

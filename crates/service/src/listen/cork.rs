@@ -98,9 +98,18 @@ struct Leaving {
 
 thread_local!(static LEAVING: RefCell<Leaving> = RefCell::default());
 
+/// Nobody comes to those who leave later any more, so that nobody does.
+struct Closing;
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        LEAVING.with_borrow_mut(|leaving| leaving.sender = None);
+    }
+}
+
 /// The task of a lane that lets bytes go. It comes after those that are ready when the first of them has something to send.
 pub(super) async fn departures() -> Infallible {
-    let mut now = Vec::new();
+    let (mut now, _closing) = (Vec::new(), Closing);
     poll_fn(move |cx| {
         LEAVING.with_borrow_mut(|leaving| {
             leaving.sender.get_or_insert_with(|| cx.waker().clone());

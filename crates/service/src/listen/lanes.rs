@@ -10,6 +10,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use futures::FutureExt;
 use tokio::{
     runtime::{Builder, Handle},
     task::JoinSet,
@@ -36,20 +37,19 @@ struct Lane {
 impl Lanes {
     /// As many as the process may use cores.
     pub fn start() -> io::Result<Self> {
-        let (cores, end) = (thread::available_parallelism().map_or(1, NonZeroUsize::get), CancellationToken::new());
-        let lanes = (0..cores).map(|number| Lane::start(number, end.clone())).collect::<io::Result<_>>()?;
-        Ok(Self { lanes, end })
+        let mut lanes = Self { lanes: Vec::new(), end: CancellationToken::new() };
+        for number in 0..thread::available_parallelism().map_or(1, NonZeroUsize::get) {
+            lanes.lanes.push(Lane::start(number, lanes.end.clone())?);
+        }
+        Ok(lanes)
     }
 
     /// Runs it where the fewest run.
     pub(super) fn spawn(&self, connections: &mut JoinSet<()>, connection: impl Future<Output = ()> + Send + 'static) {
         let Some(lane) = self.lanes.iter().min_by_key(|lane| Arc::strong_count(&lane.seat)) else { return };
         let seat = lane.seat.clone();
-        let seated = async move {
-            connection.await;
-            drop(seat);
-        };
-        connections.spawn_on(seated, &lane.runtime);
+        // An `async` block would have room for the connection twice.
+        connections.spawn_on(connection.map(|()| drop(seat)), &lane.runtime);
     }
 }
 

@@ -8,13 +8,14 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use self::flows::Flows;
+use super::stream::Talk;
 pub(super) use crate::framing::Awaited;
 
 pub(super) mod flows;
@@ -105,6 +106,26 @@ pub(super) struct Pace {
     moved: AtomicBool,
     /// There are streams to be reset.
     has_paused: AtomicBool,
+    /// Requests that are being answered.
+    running: AtomicUsize,
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(super) struct Running(Arc<Talk>);
+
+impl Running {
+    pub(super) fn begin(talk: Arc<Talk>) -> Self {
+        talk.pace.running.fetch_add(1, Ordering::Relaxed);
+        Self(talk)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.pace.moves();
+        self.0.pace.running.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What may become of a client that is watched.
@@ -117,23 +138,21 @@ pub(super) enum Seen {
 }
 
 impl Pace {
-    /// Returns when something is to be done about the client. With `idle`, that is as well when it has asked for nothing for so
-    /// long, or twice as long at most. One timer for both: it is polled with each turn of the connection.
-    pub(super) async fn watch(&self, patience: Patience, idle: Option<Duration>) -> Seen {
-        let mut idle = idle.map(|idle| (idle, Instant::now() + idle));
+    /// Returns when something is to be done about the client; that it has asked for nothing for as long as `idle`, or twice as
+    /// long at most, is something. One timer for both: it is polled with each turn of the connection.
+    pub(super) async fn watch(&self, patience: Patience, idle: Duration) -> Seen {
+        let mut until = Instant::now() + idle;
         loop {
             let now = Instant::now();
-            let mut wait = match self.look(now, patience) {
+            let wait = match self.look(now, patience) {
                 Look::Again(wait) => wait,
                 Look::TooSlow(why) => return Seen::TooSlow(why),
             };
-            if let Some((patience, until)) = &mut idle {
-                if now >= *until {
-                    let Some(wait) = self.idle(now, *patience) else { return Seen::Idle };
-                    *until = now + wait.max(BREATH);
-                }
-                wait = wait.min(*until - now);
+            if now >= until {
+                let Some(wait) = self.idle(now, idle) else { return Seen::Idle };
+                until = now + wait.max(BREATH);
             }
+            let wait = wait.min(until - now);
             if self.has_paused() {
                 // The connection's turn: it only reads when it is asked to.
                 tokio::task::yield_now().await;
@@ -147,7 +166,7 @@ impl Pace {
         if let Some(flows) = &mut state.flows {
             return flows.idle(now, patience);
         }
-        let moved = self.moved.swap(false, Ordering::Relaxed);
+        let moved = self.moved.swap(false, Ordering::Relaxed) || self.running.load(Ordering::Relaxed) > 0;
         (moved || state.awaited == Awaited::Content).then_some(patience)
     }
 

@@ -9,7 +9,7 @@ use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -28,6 +28,9 @@ const SOON: Duration = Duration::from_millis(200);
 async fn app(request: Request<Body>) -> Body {
     if request.uri().path() == "/large" {
         return Body::from(Bytes::from(vec![0; 64 << 20]));
+    }
+    if let Some(length) = request.uri().path().strip_prefix("/long/").and_then(|length| length.parse().ok()) {
+        return Body::from(Bytes::from(vec![0; length]));
     }
     match axum::body::to_bytes(Body::new(request.into_body()), 1 << 20).await {
         Ok(content) => Body::from(content),
@@ -93,6 +96,26 @@ async fn all_are_closed() {
     timeout(HANG, closed).await.expect("one who reads nothing is closed");
     end.cancel();
     serving.await.unwrap();
+}
+
+/// Where the kernel's buffers end is not known: some of these answers are in them but for their end, which waits here.
+#[tokio::test]
+async fn who_leaves_the_end_of_an_answer_is_closed() {
+    let (address, end, serving) = serve(Limits { drain: HANG, ..tight() }).await;
+    let mut clients = Vec::new();
+    for length in (1..80).map(|number| number * 52_000) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        let request = format!("GET /long/{length} HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        clients.push(stream);
+    }
+    for stream in &clients {
+        stream.readable().await.unwrap();
+    }
+    end.cancel();
+    timeout(HANG / 2, serving).await.expect("none stays until the shutdown's deadline").unwrap();
 }
 
 #[tokio::test]

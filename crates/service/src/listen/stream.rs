@@ -271,7 +271,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+        let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
+        // What was written last may still wait for the client.
+        self.note_written(&outcome, |()| 0);
+        ready!(outcome)?;
         if self.framing.is_within() || self.talk.is_refused() { self.poll_linger(cx) } else { Poll::Ready(Ok(())) }
     }
 }
