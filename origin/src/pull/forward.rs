@@ -95,22 +95,26 @@ impl PullError {
 
 /// The connection ended, and not because of what came over it.
 fn is_closed(error: &legacy::Error) -> bool {
-    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
-    let is_end = |kind| {
-        matches!(
-            kind,
-            ErrorKind::BrokenPipe
-                | ErrorKind::ConnectionAborted
-                | ErrorKind::ConnectionReset
-                | ErrorKind::NotConnected
-                | ErrorKind::UnexpectedEof
-        )
-    };
-    causes.into_iter().any(|cause| {
+    causes(error).any(|cause| {
         let broke = cause.downcast_ref::<hyper::Error>();
         broke.is_some_and(|error| error.is_incomplete_message() || error.is_canceled() || error.is_closed())
             || cause.downcast_ref::<io::Error>().is_some_and(|error| is_end(error.kind()))
     })
+}
+
+fn is_end(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::NotConnected
+            | ErrorKind::UnexpectedEof
+    )
+}
+
+fn causes(error: &legacy::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |error| error.source())
 }
 
 /// To do it twice is to do it once (RFC 9110, section 9.2.2). A change under a condition may have made its own condition false.
@@ -303,8 +307,7 @@ fn addressed(asked: &Asked<'_>, body: Body) -> Option<Request<Body>> {
 }
 
 fn caused_by_guard(error: &legacy::Error) -> bool {
-    let chain = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    let mut inner = chain.filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref());
+    let mut inner = causes(error).filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref());
     inner.any(|error| error.is::<NotPermitted>())
 }
 

@@ -262,12 +262,41 @@ async fn what_may_be_repeated_is_sent_again_when_an_old_connection_closes() {
         assert_eq!((answer.status(), said(&answer, "umbel-failed")), (StatusCode::OK, ""), "{method}");
         assert_eq!(text(answer).await, format!("{method} {body}"));
     }
-    assert_eq!(text(shield.get("/first").await).await, "GET ");
-    let answer = shield.ask(shield.request("POST", "/x"), Body::from("x")).await;
-    // Unless the connection before was not free yet.
-    let is_lost = too_late.lock().unwrap().contains(&"POST".to_owned());
-    assert_eq!(answer.status(), if is_lost { StatusCode::BAD_GATEWAY } else { StatusCode::OK });
+    let conditional = shield.request("PUT", "/x").header("if-match", "\"1\"");
+    for request in [shield.request("POST", "/x"), conditional] {
+        assert_eq!(text(shield.get("/first").await).await, "GET ");
+        let lost = too_late.lock().unwrap().len();
+        let answer = shield.ask(request, Body::from("x")).await;
+        // Unless the connection before was not free yet.
+        let is_lost = too_late.lock().unwrap().len() > lost;
+        assert_eq!(answer.status(), if is_lost { StatusCode::BAD_GATEWAY } else { StatusCode::OK });
+    }
     assert!(too_late.lock().unwrap().len() > 1, "connections are used again");
+    shield.stop().await;
+}
+
+/// It was not closed: who answers nonsense once would do so again.
+#[tokio::test]
+async fn an_old_connection_that_brings_nonsense_is_not_tried_again() {
+    let mut shield = Shield::new().await;
+    let asked = Arc::new(Mutex::new(0));
+    let counted = asked.clone();
+    let serve = async |mut stream: TcpStream, counted: Arc<Mutex<i32>>| {
+        while let Some(head) = head(&mut stream).await {
+            let fine = head.starts_with("GET /first?");
+            *counted.lock().unwrap() += i32::from(!fine);
+            let answer = if fine { "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok" } else { "nonsense\r\n\r\n" };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let address = shield.raw(move |_, stream| serve(stream, counted.clone())).await;
+    shield.pulls_from(&[http(address)]);
+    for number in 1..5 {
+        assert_eq!(text(shield.get(&format!("/first?{number}")).await).await, "ok");
+        let answer = shield.ask(shield.request("PUT", "/x"), Body::from("x")).await;
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(*asked.lock().unwrap(), number);
+    }
     shield.stop().await;
 }
 
