@@ -581,6 +581,7 @@ mod tests {
     #[tokio::test]
     async fn an_upgrade_is_answered_whatever_others_wait_for() {
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), None, Limits::default()).await.unwrap();
+        let listener = listener.on(Arc::new(Lanes::start().unwrap()));
         let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
         let serving = tokio::spawn(listener.serve(Busy, end.clone()));
         check(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: other", 101).await;

@@ -32,6 +32,9 @@ async fn app(request: Request<Body>) -> Body {
     if let Some(length) = request.uri().path().strip_prefix("/long/").and_then(|length| length.parse().ok()) {
         return Body::from(Bytes::from(vec![0; length]));
     }
+    if request.uri().path() == "/thinks" {
+        tokio::time::sleep(5 * SOON).await;
+    }
     match axum::body::to_bytes(Body::new(request.into_body()), 1 << 20).await {
         Ok(content) => Body::from(content),
         Err(_) => Body::from("incomplete"),
@@ -94,6 +97,22 @@ async fn all_are_closed() {
         }
     };
     timeout(HANG, closed).await.expect("one who reads nothing is closed");
+    end.cancel();
+    serving.await.unwrap();
+}
+
+/// This is about time itself: longer than an idle connection is kept.
+#[tokio::test]
+async fn who_waits_for_an_answer_is_not_idle() {
+    let (address, end, serving) = serve(tight()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /thinks HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(timeout(HANG, stream.read_u8()).await.unwrap().unwrap());
+    }
+    let head = String::from_utf8(answer).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && !head.contains("connection: close"), "{head}");
     end.cancel();
     serving.await.unwrap();
 }
