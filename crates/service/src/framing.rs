@@ -73,9 +73,6 @@ enum State {
     Chunk(u64),
     ChunkEnd,
     Trailers,
-    /// Lines of the HTTP/2 preface that are to come after the first.
-    Preface(u8),
-    Http2,
     /// Another protocol.
     Opaque,
 }
@@ -141,15 +138,15 @@ impl Framing {
 
     /// Whether the last message is not here to its end.
     pub(crate) fn is_within(&self) -> bool {
-        !matches!(self.state, State::StartLine | State::Http2 | State::Opaque) || !self.begun.is_empty()
+        !matches!(self.state, State::StartLine | State::Opaque) || !self.begun.is_empty()
     }
 
     /// What is waited for next.
     pub(crate) fn awaited(&self) -> Awaited {
         match self.state {
-            State::Http2 | State::Opaque => Awaited::Nothing,
+            State::Opaque => Awaited::Nothing,
             State::StartLine if self.begun.is_empty() && !self.cr => Awaited::Nothing,
-            State::StartLine | State::Fields | State::Preface(_) => Awaited::Head,
+            State::StartLine | State::Fields => Awaited::Head,
             State::Length(_) | State::ChunkSize | State::Chunk(_) | State::ChunkEnd | State::Trailers => {
                 Awaited::Content
             }
@@ -161,25 +158,17 @@ impl Framing {
         matches!(self.state, State::StartLine | State::Fields)
     }
 
-    /// Whether frames come after the preface, and nothing else.
-    pub(crate) fn is_http_2(&self) -> bool {
-        self.state == State::Http2
-    }
-
     /// Reads on. At what must not be there it says the index of the byte that makes it so.
     pub(crate) fn follow(&mut self, bytes: &[u8]) -> Result<(), (usize, Ambiguous)> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             at += match self.state {
-                State::Http2 | State::Opaque => return Ok(()),
+                State::Opaque => return Ok(()),
                 State::StartLine if self.is_unasked() => return Err((at, Ambiguous::Unasked)),
                 State::Length(left) | State::Chunk(left) => self.pass(left, rest.len()),
-                State::StartLine
-                | State::Fields
-                | State::ChunkSize
-                | State::ChunkEnd
-                | State::Trailers
-                | State::Preface(_) => self.line(rest).map_err(|(offset, why)| (at + offset, why))?,
+                State::StartLine | State::Fields | State::ChunkSize | State::ChunkEnd | State::Trailers => {
+                    self.line(rest).map_err(|(offset, why)| (at + offset, why))?
+                }
             };
         }
         Ok(())
@@ -253,10 +242,6 @@ impl Framing {
             (State::StartLine, _) if self.answers.is_some() => self.status_line(line)?,
             // Empty lines before a request are not part of it (RFC 9112, section 2.2).
             (State::StartLine, b"") => State::StartLine,
-            // As HTTP/2 begins (RFC 9113, section 3.4). Where it does not go on like that, the library refuses the version.
-            (State::StartLine, b"PRI * HTTP/2.0") => State::Preface(3),
-            (State::Preface(left @ 2..), _) => State::Preface(left - 1),
-            (State::Preface(_), _) => State::Http2,
             (State::StartLine, _) => State::Fields,
             (State::Fields, b"") => self.end_head()?,
             (State::Fields, _) => self.field(line)?,
@@ -268,7 +253,7 @@ impl Framing {
             (State::ChunkEnd, _) => return Err(Ambiguous::Chunk),
             (State::Trailers, b"") => State::StartLine,
             (State::Trailers, _) => trailer(line)?,
-            (state @ (State::Length(_) | State::Chunk(_) | State::Http2 | State::Opaque), _) => state,
+            (state @ (State::Length(_) | State::Chunk(_) | State::Opaque), _) => state,
         };
         Ok(())
     }
@@ -388,7 +373,6 @@ mod tests {
         let chunked = "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n";
         check(&format!("{chunked}3\r\na\rb\r\n0A;x=\"y\"\r\n0123456789\r\n0\r\nx: y\r\n\r\nGET"), Ok(false));
         check(&format!("{chunked}0\r\n\r\n"), Ok(true));
-        check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\n\r\x07", Ok(true));
     }
 
     #[test]

@@ -1,25 +1,21 @@
-//! Takes connections: TCP, TLS, HTTP/1.1 and HTTP/2, and hands each request to an app with what is known of its connection
+//! Takes connections: TCP, TLS, HTTP/1.1 (`listen/http1.rs`) and HTTP/2 (`listen/http2.rs`), and hands each request to an app with what is known of its connection
 //! ([`Connection`], and [`PeerIdentity`] of a client with a certificate) as request extensions.
 //!
 //! Slow clients are cut off (`listen/pace.rs`), connections are counted against a limit, and at shutdown what runs is
 //! finished up to a deadline. Requests that can be read in two ways are refused, and their connections closed (`listen/framing.rs`).
 
-use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use axum::{
     Router,
     body::{Body, HttpBody},
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::Authority};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::conn::auto::Builder,
-};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri::Authority};
 use rustls::{ProtocolVersion, ServerConfig};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
@@ -31,10 +27,8 @@ use tracing::{debug, warn};
 
 use self::{
     cork::Transport,
-    pace::{Patience, Running, Seen},
+    pace::Patience,
     population::{Population, Resident},
-    stream::{Strict, Talk},
-    turns::{Requests, Turns},
 };
 use crate::tls::PeerIdentity;
 
@@ -42,7 +36,11 @@ mod cork;
 mod forwarded;
 #[doc(hidden)]
 pub mod fuzzed;
+mod http1;
+mod http2;
+mod interim;
 mod lanes;
+mod notes;
 mod pace;
 mod population;
 mod proxy;
@@ -51,9 +49,9 @@ mod refused;
 #[cfg(test)]
 mod slow;
 mod stream;
-mod turns;
 
 pub use self::{
+    interim::Interim,
     lanes::Lanes,
     proxy::{ForwardedField, Network, Proxies},
 };
@@ -216,7 +214,7 @@ impl Listener {
         &self,
         connections: &mut JoinSet<()>,
         stream: TcpStream,
-        (caller, acceptor, app, shutdown): Served<A>,
+        (caller, acceptor, app, shutdown): Accepted<A>,
     ) {
         let Some(lanes) = &self.lanes else {
             connections.spawn(accept(stream, caller, acceptor, app, shutdown));
@@ -235,8 +233,8 @@ impl Listener {
     }
 }
 
-/// What a connection is served with.
-type Served<A> = (Caller, Option<TlsAcceptor>, A, CancellationToken);
+/// What a connection is accepted with.
+type Accepted<A> = (Caller, Option<TlsAcceptor>, A, CancellationToken);
 
 /// `accept` fails for want of file descriptors or memory: waiting is all that can help.
 async fn out_of_resources(error: &io::Error) {
@@ -293,130 +291,148 @@ async fn accept(
     if !caller.introduce(&mut stream).await {
         return debug!(remote = %caller.remote, "a connection is refused");
     }
-    let remote = caller.remote;
-    let Some(acceptor) = acceptor else {
-        let connection = Connection { remote, server_name: None, secure: false, tls: None };
-        let transport = Transport::Plain(stream, Vec::new());
-        return serve_connection(transport, caller, connection, None, app, shutdown).await;
-    };
-    let tls = match timeout(caller.rules.limits.header_timeout, acceptor.accept(stream)).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => return debug!(%remote, %error, "TLS handshake failed"),
-        Err(_) => return debug!(%remote, "TLS handshake took too long"),
-    };
-    let session = tls.get_ref().1;
-    let identity = session.peer_certificates().and_then(|chain| PeerIdentity::from_certificate(chain.first()?));
-    let server_name = session.server_name().map(Arc::from);
-    let is_newest = session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
-    let tls_version = Some(if is_newest { "TLSv1.3" } else { "TLSv1.2" });
-    let connection = Connection { remote, server_name, secure: true, tls: tls_version };
-    serve_connection(Transport::Tls(Box::new(tls)), caller, connection, identity, app, shutdown).await;
-}
-
-async fn serve_connection(
-    transport: Transport,
-    Caller { remote, resident, rules }: Caller,
-    connection: Connection,
-    identity: Option<PeerIdentity>,
-    app: impl App,
-    shutdown: CancellationToken,
-) {
-    let (stream, cork) = cork::corked(transport, Box::new(app.clone()));
-    let (stream, talk) = Strict::new(stream, resident);
-    let (limits, watched) = (rules.limits, talk.clone());
-    let requests = Requests::default();
-    let builder = builder(limits, requests.clone());
-    let mut turns = Turns::new(requests, cork);
     // One of its own: to look at it is to lock it.
     let shutdown = shutdown.child_token();
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        let behind = rules.proxies.behind(&connection, request.headers());
-        request.extensions_mut().insert(behind.unwrap_or_else(|| connection.clone()));
-        if let Some(identity) = &identity {
+    let patience = caller.rules.limits.header_timeout;
+    let opening = async {
+        match acceptor {
+            Some(acceptor) => Opened::over_tls(acceptor, stream).await,
+            None => Opened::plain(stream).await,
+        }
+    };
+    let opened = tokio::select! {
+        opened = timeout(patience, opening) => opened,
+        () = shutdown.cancelled() => return,
+    };
+    let Opened { transport, unread, is_http_2, server_name, tls, identity } = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return debug!(remote = %caller.remote, %error, "a connection does not come about"),
+        Err(_) => return debug!(remote = %caller.remote, "a client takes too long to begin"),
+    };
+    let Caller { remote, resident, rules } = caller;
+    let connection = Connection { remote, server_name, secure: tls.is_some(), tls };
+    let visitor = Visitor { app, connection, identity, rules: rules.clone() };
+    let served = Served { transport, unread, resident, rules, visitor, shutdown };
+    // Boxed: each of them has its own size.
+    if is_http_2 {
+        Box::pin(http2::serve(served)).await;
+    } else {
+        Box::pin(http1::serve(served)).await;
+    }
+}
+
+/// A connection of which it is known what it speaks.
+struct Opened {
+    transport: Transport,
+    unread: Bytes,
+    is_http_2: bool,
+    server_name: Option<Arc<str>>,
+    tls: Option<&'static str>,
+    identity: Option<PeerIdentity>,
+}
+
+impl Opened {
+    /// The client chose by ALPN (RFC 9113, section 3.2).
+    async fn over_tls(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<Self> {
+        let tls = acceptor.accept(stream).await?;
+        let session = tls.get_ref().1;
+        let identity = session.peer_certificates().and_then(|chain| PeerIdentity::from_certificate(chain.first()?));
+        let server_name = session.server_name().map(Arc::from);
+        let is_newest = session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let version = if is_newest { "TLSv1.3" } else { "TLSv1.2" };
+        let is_http_2 = session.alpn_protocol() == Some(b"h2");
+        let transport = Transport::Tls(Box::new(tls));
+        Ok(Self { transport, unread: Bytes::new(), is_http_2, server_name, tls: Some(version), identity })
+    }
+
+    /// The client knew beforehand (RFC 9113, section 3.3).
+    async fn plain(mut stream: TcpStream) -> io::Result<Self> {
+        let (is_http_2, unread) = preface(&mut stream).await?;
+        let transport = Transport::Plain(stream, Vec::new());
+        Ok(Self { transport, unread, is_http_2, server_name: None, tls: None, identity: None })
+    }
+}
+
+/// As HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether it begins so, and what was read to know it.
+async fn preface(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(bool, Bytes)> {
+    let mut first = BytesMut::with_capacity(PREFACE.len());
+    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+        let room = PREFACE.len() - first.len();
+        if (&mut *stream).take(room as u64).read_buf(&mut first).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok((first == PREFACE[..], first.freeze()))
+}
+
+/// A connection, with all that it is served with.
+struct Served<A> {
+    transport: Transport,
+    /// Came before it was known which protocol this is.
+    unread: Bytes,
+    resident: Resident,
+    rules: Arc<Rules>,
+    visitor: Visitor<A>,
+    shutdown: CancellationToken,
+}
+
+/// Who asks, and who answers.
+struct Visitor<A> {
+    app: A,
+    connection: Connection,
+    identity: Option<PeerIdentity>,
+    rules: Arc<Rules>,
+}
+
+impl<A: App> Visitor<A> {
+    /// A request as the app sees it; else why it does not get to see it.
+    fn introduce<B>(&self, mut request: Request<B>) -> Result<Request<B>, Refusal> {
+        if !is_for_one_host(&request) {
+            return Err(Refusal::Host);
+        }
+        if request.headers().len() > MOST_FIELDS {
+            return Err(Refusal::TooManyFields);
+        }
+        let behind = self.rules.proxies.behind(&self.connection, request.headers());
+        request.extensions_mut().insert(behind.unwrap_or_else(|| self.connection.clone()));
+        if let Some(identity) = &self.identity {
             request.extensions_mut().insert(identity.clone());
         }
-        // Boxed: a connection that waits for a request has no room for its answer.
-        Box::pin(answer(app.clone(), request, talk.clone()))
-    });
-    let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let (mut idle, mut leaves) = (limits.keep_alive_timeout, false);
-    let outcome = loop {
-        let watching = watched.pace.watch(limits.patience(), idle);
-        tokio::select! {
-            // Looked at first: who is answered after the end has begun is told to leave.
-            biased;
-            () = shutdown.cancelled(), if !leaves => {}
-            outcome = poll_fn(|cx| turns.poll(serving.as_mut(), cx)) => break outcome,
-            seen = watching => match seen {
-                Seen::Idle if !leaves => debug!(%remote, "a client asks for nothing"),
-                Seen::Idle => {
-                    turns.abandon();
-                    return debug!(%remote, "a client does not take the end of its connection");
-                }
-                Seen::TooSlow(slow_in) => {
-                    turns.abandon();
-                    return debug!(%remote, slow_in, "a client is too slow");
-                }
-            },
+        Ok(request)
+    }
+}
+
+/// Why no app sees a request.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    /// Whoever may read a request otherwise than we do does not get to send another (RFC 9112, section 11.2).
+    Host,
+    /// RFC 6585, section 5.
+    TooManyFields,
+    /// What came behind its head can be read in two ways.
+    Content,
+}
+
+impl Refusal {
+    fn answer(self) -> Response<Body> {
+        let (status, text) = match self {
+            Self::Host => (
+                StatusCode::BAD_REQUEST,
+                "an HTTP/1.1 request has one Host field, and a target with a host has the same\n",
+            ),
+            Self::Content => (StatusCode::BAD_REQUEST, "the content of this request is malformed\n"),
+            Self::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ""),
+        };
+        let mut refusal = Response::new(Body::from(text));
+        *refusal.status_mut() = status;
+        if status == StatusCode::BAD_REQUEST {
+            refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        serving.as_mut().graceful_shutdown();
-        (idle, leaves) = (limits.header_timeout, true);
-    };
-    if let Err(error) = outcome {
-        debug!(%remote, %error, "connection ended");
+        refusal
     }
-}
-
-async fn answer(app: impl App, request: Request<Incoming>, talk: Arc<Talk>) -> Result<Response<Body>, Infallible> {
-    if !is_for_one_host(&request) {
-        return Ok(refusal("an HTTP/1.1 request has one Host field, and a target with a host has the same\n"));
-    }
-    if request.headers().len() > MOST_FIELDS {
-        return Ok(too_many_fields());
-    }
-    let is_head = *request.method() == Method::HEAD;
-    let running = Running::begin(talk.clone());
-    let response = app.answer(request.map(content)).await;
-    if talk.is_refused() {
-        return Ok(refusal("the content of this request is malformed\n"));
-    }
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        talk.leave_http();
-    }
-    let response = if is_head { without_content(response) } else { response };
-    Ok(if response.body().size_hint().exact().is_some() {
-        response
-    } else {
-        response.map(|body| until_end(body, running))
-    })
-}
-
-/// What is there already is as good as sent.
-fn until_end(body: Body, running: Running) -> Body {
-    Body::new(body.map_frame(move |frame| {
-        let _until_dropped = &running;
-        frame
-    }))
-}
-
-/// Whoever may read a request otherwise than we do does not get to send another (RFC 9112, section 11.2).
-fn refusal(reason: &'static str) -> Response<Body> {
-    let mut refusal = Response::new(Body::from(reason));
-    *refusal.status_mut() = StatusCode::BAD_REQUEST;
-    refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    refusal
-}
-
-/// RFC 6585, section 5.
-fn too_many_fields() -> Response<Body> {
-    let mut refusal = Response::new(Body::empty());
-    *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    refusal
-}
-
-/// Most requests have none.
-fn content(body: Incoming) -> Body {
-    if body.is_end_stream() { Body::empty() } else { Body::new(body) }
 }
 
 /// The answer to HEAD: what is known of the content, and nothing of it (RFC 9110, section 9.3.2). Over HTTP/2 nobody else
@@ -448,33 +464,10 @@ fn is_same_host(target: &Uri, field: &HeaderValue) -> bool {
     authority.host().eq_ignore_ascii_case(field.host()) && port(authority) == port(&field)
 }
 
-fn builder(limits: Limits, requests: Requests) -> Builder<Requests> {
-    let mut builder = Builder::new(requests);
-    builder
-        .http1()
-        // `listen/pace.rs` counts, without a timer for each request.
-        .header_read_timeout(None)
-        // Without `pipeline_flush`: it would keep hyper's own 414 and 431 from ever leaving.
-        .max_buf_size(limits.header_bytes.max(8 * 1024));
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .max_concurrent_streams(250)
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(4 * 1024 * 1024)
-        .max_send_buf_size(1024 * 1024)
-        // Streams that a client resets before they came here, or that are reset because of what it sends. Those that it resets
-        // later are counted in `listen/pace/flows.rs`; the library bounds CONTINUATION frames by the size of the head.
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(200)
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20));
-    builder
-}
-
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use hyper_util::{client::legacy::Client, rt::TokioExecutor};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -8,7 +8,6 @@ use umbel_service::listen::fuzzed;
 fuzz_target!(|input: &[u8]| {
     fuzzed::framing(input);
     fuzzed::answers(input);
-    fuzzed::frames(input);
     fuzzed::proxy_header(input);
     fuzzed::forwarded(input);
 });

@@ -4,6 +4,8 @@
 //! The protocol's half ([`Corked`]) writes and flushes as it likes; bytes leave when there are many, or when the connection's
 //! task ends its turn and calls [`Cork::release`]. Over TLS they wait encrypted in the session, which has a bound.
 //!
+//! An interim answer of HTTP/1.1, which the protocol's library cannot send, is put in where its messages end ([`Cork::interim`]).
+//!
 //! What has to be done before they leave ([`App::before_sending`]) is shared, too: on a lane, what waits for it leaves when all
 //! connections that are ready have had their turns, and the first of them does it for all ([`departures`]).
 
@@ -19,6 +21,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -57,6 +60,19 @@ struct State {
     open: bool,
     /// Something was written and not flushed.
     waiting: bool,
+    /// Came before the protocol began to read.
+    unread: Bytes,
+    /// The protocol has handed over all that it has to write.
+    is_between: bool,
+    interim: Interim,
+}
+
+/// An interim answer on its way out.
+#[derive(Debug, Default)]
+struct Interim {
+    bytes: Vec<u8>,
+    /// Waits until it has left.
+    task: Option<Waker>,
 }
 
 /// What of an [`App`] decides when bytes may leave.
@@ -81,9 +97,19 @@ impl fmt::Debug for State {
     }
 }
 
-/// Both halves of a connection.
-pub(super) fn corked(transport: Transport, gate: Box<dyn Gate>) -> (Corked, Cork) {
-    let state = State { transport, gate, unwritten: 0, leaves: false, open: false, waiting: false };
+/// Both halves of a connection, of which `unread` has been read already.
+pub(super) fn corked(transport: Transport, unread: Bytes, gate: Box<dyn Gate>) -> (Corked, Cork) {
+    let state = State {
+        transport,
+        gate,
+        unwritten: 0,
+        leaves: false,
+        open: false,
+        waiting: false,
+        unread,
+        is_between: true,
+        interim: Interim::default(),
+    };
     let state = Arc::new(Mutex::new(state));
     (Corked(state.clone()), Cork(state))
 }
@@ -130,6 +156,7 @@ impl Cork {
     /// is woken when it does; an error is seen by the protocol, at its next write.
     pub(super) fn release(&self, cx: &mut Context<'_>) {
         let mut state = lock(&self.0);
+        state.put_in_interim(cx);
         state.unwritten |= state.gate.unwritten();
         if !state.waiting || state.leaves {
             return;
@@ -154,6 +181,11 @@ impl Cork {
         })
     }
 
+    /// What puts interim answers in between what the protocol writes.
+    pub(super) fn between(&self) -> Between {
+        Between(self.0.clone())
+    }
+
     /// Whoever has not taken what was written gets nothing more of it: else the kernel would keep it for him, long after the
     /// connection has ended here.
     pub(super) fn abandon(&self) {
@@ -173,6 +205,27 @@ impl Cork {
     }
 }
 
+/// Where the messages that the protocol writes end.
+#[derive(Debug)]
+pub(super) struct Between(Arc<Mutex<State>>);
+
+impl Between {
+    /// Returns when these bytes are on their way, behind all that the protocol has written and before what it writes next. The
+    /// protocol's task has to be the one that waits.
+    pub(super) async fn put(&self, bytes: Vec<u8>) {
+        lock(&self.0).interim.bytes = bytes;
+        poll_fn(|cx| {
+            let mut state = lock(&self.0);
+            if state.interim.bytes.is_empty() {
+                return Poll::Ready(());
+            }
+            state.interim.task = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -182,6 +235,25 @@ impl State {
     fn release(&mut self, cx: &mut Context<'_>) {
         if self.waiting && self.poll_release(cx).is_ready() {
             self.waiting = false;
+        }
+    }
+
+    /// While the protocol has something to write that the client does not take, this waits behind it.
+    fn put_in_interim(&mut self, cx: &mut Context<'_>) {
+        if self.interim.bytes.is_empty() || !self.is_between {
+            return;
+        }
+        let mut bytes = mem::take(&mut self.interim.bytes);
+        match self.poll_take(cx, &[IoSlice::new(&bytes)]) {
+            // The protocol sees the error, at its next write.
+            Poll::Ready(Err(_)) => {}
+            Poll::Ready(Ok(taken)) => self.interim.bytes = bytes.split_off(taken),
+            Poll::Pending => self.interim.bytes = bytes,
+        }
+        if self.interim.bytes.is_empty()
+            && let Some(task) = self.interim.task.take()
+        {
+            task.wake();
         }
     }
 
@@ -265,7 +337,13 @@ fn poll_send(tcp: &mut TcpStream, gathered: &mut Vec<u8>, cx: &mut Context<'_>) 
 
 impl AsyncRead for Corked {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut lock(&self.0).transport {
+        let mut state = lock(&self.0);
+        if !state.unread.is_empty() {
+            let length = state.unread.len().min(buf.remaining());
+            buf.put_slice(&state.unread.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        match &mut state.transport {
             Transport::Plain(tcp, _) => Pin::new(tcp).poll_read(cx, buf),
             Transport::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
         }
@@ -282,7 +360,9 @@ impl AsyncWrite for Corked {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        lock(&self.0).poll_take(cx, bufs)
+        let mut state = lock(&self.0);
+        state.is_between = false;
+        state.poll_take(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -291,6 +371,7 @@ impl AsyncWrite for Corked {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = lock(&self.0);
+        state.is_between = true;
         if !state.open {
             return Poll::Ready(Ok(()));
         }

@@ -1,17 +1,10 @@
 //! The doors' readers for `fuzz/`, which stands outside; nobody else needs them.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderValue};
 
-use super::{
-    ForwardedField, forwarded,
-    pace::{Patience, flows::Flows},
-    proxy,
-};
+use super::{ForwardedField, forwarded, proxy};
 use crate::framing::Framing;
 
 /// A connection whole, and in pieces: the same is refused, at the same byte.
@@ -62,20 +55,5 @@ pub fn answers(bytes: &[u8]) {
     let whole = follow(usize::MAX);
     for size in [1, 7] {
         assert_eq!(follow(size).is_ok(), whole.is_ok(), "in pieces of {size}");
-    }
-}
-
-/// Frames of HTTP/2 from both sides, in turns.
-pub fn frames(bytes: &[u8]) {
-    let (mut flows, now) = (Flows::default(), Instant::now());
-    for (number, piece) in bytes.chunks(64).enumerate() {
-        if number % 2 == 0 {
-            flows.came(piece, || now);
-        } else {
-            flows.left(piece, || now);
-        }
-        let second = Duration::from_secs(1);
-        let _look = flows.look(now + second, Patience { head: second, grace: second, rate: 240 });
-        let _idle = flows.idle(now, second);
     }
 }

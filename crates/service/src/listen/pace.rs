@@ -1,25 +1,26 @@
 //! Who keeps the server waiting, and for how long that is put up with: in the head of a request, in its content, and in taking
 //! the answer. The stream notes what happens ([`Pace`]); whether that is too slow is decided by looking at it ([`Pace::look`]).
 //!
-//! Over HTTP/2 a stream that is not read is reset, and the others go on; the connection ends only if it moves nothing itself.
+//! Over HTTP/2 each stream has a pace of its own as well ([`Stall`]): one that is not read, or does not bring its content, is
+//! reset, and the others go on.
 //!
 //! Only waiting for the client counts. A server behind the edge may take as long as it likes, and so may a client that has
 //! nothing to send and nothing to take.
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use self::flows::Flows;
-use super::stream::Talk;
-pub(super) use crate::framing::Awaited;
+use tokio::time::Sleep;
 
-pub(super) mod flows;
-mod frames;
+pub(super) use crate::framing::Awaited;
 
 /// How slow is too slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,37 +95,76 @@ struct State {
     awaited: Awaited,
     reading: Waiting,
     writing: Waiting,
-    /// Of HTTP/2.
-    flows: Option<Box<Flows>>,
 }
 
 /// The pace of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     state: Mutex<State>,
-    /// Since somebody looked whether the connection is idle. Over HTTP/2 the frames say more.
+    /// Since somebody looked whether the connection is idle. Over HTTP/2 only requests count.
     moved: AtomicBool,
-    /// There are streams to be reset.
-    has_paused: AtomicBool,
     /// Requests that are being answered.
     running: AtomicUsize,
 }
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub(super) struct Running(Arc<Talk>);
+pub(super) struct Running<P: AsRef<Pace>>(P);
 
-impl Running {
-    pub(super) fn begin(talk: Arc<Talk>) -> Self {
-        talk.pace.running.fetch_add(1, Ordering::Relaxed);
-        Self(talk)
+impl<P: AsRef<Pace>> Running<P> {
+    pub(super) fn begin(of: P) -> Self {
+        of.as_ref().running.fetch_add(1, Ordering::Relaxed);
+        Self(of)
     }
 }
 
-impl Drop for Running {
+impl<P: AsRef<Pace>> Drop for Running<P> {
     fn drop(&mut self) {
-        self.0.pace.moves();
-        self.0.pace.running.fetch_sub(1, Ordering::Relaxed);
+        let pace = self.0.as_ref();
+        pace.moves();
+        pace.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waiting for the client in one direction of one stream, by whoever it is that waits.
+#[derive(Debug)]
+pub(super) struct Stall {
+    patience: Patience,
+    waiting: Waiting,
+    /// There as soon as somebody has waited.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    pub(super) fn new(patience: Patience) -> Self {
+        Self { patience, waiting: Waiting::default(), timer: None }
+    }
+
+    /// The client moved so much.
+    pub(super) fn moved(&mut self, bytes: usize) {
+        if self.waiting.since.is_some() {
+            self.waiting.end(Instant::now(), bytes);
+        } else {
+            self.waiting.moved = self.waiting.moved.saturating_add(bytes as u64);
+        }
+    }
+
+    /// The client is waited for; ready when that has been too long.
+    pub(super) fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.patience.rate == 0 {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        self.waiting.begin(now);
+        let grace = self.patience.grace;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(grace)));
+        while timer.as_mut().poll(cx).is_ready() {
+            match self.waiting.look(now, self.patience) {
+                Some(wait) => timer.as_mut().reset((now + wait.max(BREATH)).into()),
+                None => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -149,25 +189,18 @@ impl Pace {
                 Look::TooSlow(why) => return Seen::TooSlow(why),
             };
             if now >= until {
-                let Some(wait) = self.idle(now, idle) else { return Seen::Idle };
-                until = now + wait.max(BREATH);
+                if self.is_idle() {
+                    return Seen::Idle;
+                }
+                until = now + idle.max(BREATH);
             }
-            let wait = wait.min(until - now);
-            if self.has_paused() {
-                // The connection's turn: it only reads when it is asked to.
-                tokio::task::yield_now().await;
-            }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(wait.min(until - now)).await;
         }
     }
 
-    fn idle(&self, now: Instant, patience: Duration) -> Option<Duration> {
-        let mut state = self.lock();
-        if let Some(flows) = &mut state.flows {
-            return flows.idle(now, patience);
-        }
+    fn is_idle(&self) -> bool {
         let moved = self.moved.swap(false, Ordering::Relaxed) || self.running.load(Ordering::Relaxed) > 0;
-        (moved || state.awaited == Awaited::Content).then_some(patience)
+        !moved && self.lock().awaited != Awaited::Content
     }
 
     /// Something was read or written.
@@ -206,36 +239,7 @@ impl Pace {
         self.lock().writing.end(now, bytes);
     }
 
-    /// The client sent these bytes of HTTP/2, after the preface.
-    pub(super) fn frames_came(&self, bytes: &[u8]) {
-        self.lock().flows.get_or_insert_default().came(bytes, Instant::now);
-    }
-
-    /// These were sent to it.
-    pub(super) fn frames_left(&self, bytes: &[u8]) {
-        self.lock().flows.get_or_insert_default().left(bytes, Instant::now);
-    }
-
-    /// Whether there are streams whose answer is not taken.
-    pub(super) fn has_paused(&self) -> bool {
-        self.has_paused.load(Ordering::Acquire)
-    }
-
-    /// The frames that reset those streams, if they can be put in between what the client sends now.
-    pub(super) fn resets(&self) -> Vec<u8> {
-        let mut state = self.lock();
-        let Some(flows) = &mut state.flows else { return Vec::new() };
-        let resets = flows.resets();
-        self.has_paused.store(flows.has_paused(), Ordering::Release);
-        resets
-    }
-
-    /// Whether a frame can be put in between what is sent to the client.
-    pub(super) fn has_room(&self) -> bool {
-        self.lock().flows.as_ref().is_some_and(|flows| flows.has_room())
-    }
-
-    /// Whether the client is too slow. Streams that it does not read are for [`Pace::resets`].
+    /// Whether the client is too slow.
     pub(super) fn look(&self, now: Instant, patience: Patience) -> Look {
         let mut state = self.lock();
         let reading = match state.awaited {
@@ -249,15 +253,9 @@ impl Pace {
             },
             Awaited::Nothing => patience.grace,
         };
-        let Some(writing) = state.writing.look(now, patience) else { return Look::TooSlow("taking the answer") };
-        let flows = state.flows.as_mut().map_or(Ok(patience.grace), |flows| {
-            let wait = flows.look(now, patience);
-            self.has_paused.store(flows.has_paused(), Ordering::Release);
-            wait
-        });
-        match flows {
-            Ok(flows) => Look::Again(reading.min(writing).min(flows).max(BREATH)),
-            Err(why) => Look::TooSlow(why),
+        match state.writing.look(now, patience) {
+            Some(writing) => Look::Again(reading.min(writing).max(BREATH)),
+            None => Look::TooSlow("taking the answer"),
         }
     }
 }

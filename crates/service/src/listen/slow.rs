@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Limits, Listener,
-    refused::{END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, fields, frame},
+    refused::{DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, fields, frame},
 };
 
 /// So long nobody waits who is closed.
@@ -267,6 +267,8 @@ async fn http_2_clients_are_closed_as_well() {
         (number < 10_000).then(|| pair.concat())
     };
     assert!(is_closed(address, resets).await, "one who takes back what it asks for");
+    let drips = [frame(HEADERS, END_HEADERS, 1, &request("POST", "/")), frame(DATA, 0, 1, b"x")].concat();
+    assert!(is_answered(address, &drips, b"incomplete").await, "one who does not bring what it promised");
     let never_ends = |number| match number {
         0 => Some(frame(HEADERS, END_STREAM, 1, &request("GET", "/"))),
         _ => (number < 60_000).then(|| frame(CONTINUATION, 0, 1, &fields(&[("x", "y")]))),

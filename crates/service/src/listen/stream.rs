@@ -8,28 +8,21 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Sleep,
 };
 use tracing::debug;
 
-use super::{
-    pace::{Awaited, Pace},
-    population::Resident,
-};
+use super::{notes::Notes, pace::Pace, population::Resident};
 use crate::framing::Framing;
 
 /// For reading over what a client still sends when it has its answer: closed before, it would lose the answer with it
 /// (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
-
-/// As long is what an HTTP/2 connection begins with (RFC 9113, section 3.4).
-const PREFACE: usize = 24;
 
 /// What the stream and those who answer on it tell each other.
 #[derive(Debug, Default)]
@@ -52,19 +45,10 @@ impl Talk {
     }
 }
 
-/// One direction of a stream, so that its pace is only noted when somebody waits.
-#[derive(Debug, Default)]
-struct Way {
-    waits: bool,
-    /// Bytes since the pace was told.
-    moved: usize,
-}
-
-/// Frames that are put in, one way and the other.
-#[derive(Debug, Default)]
-struct Resets {
-    incoming: Bytes,
-    outgoing: Bytes,
+impl AsRef<Pace> for Arc<Talk> {
+    fn as_ref(&self) -> &Pace {
+        &self.pace
+    }
 }
 
 /// Reads along.
@@ -73,16 +57,9 @@ pub(super) struct Strict<S> {
     inner: S,
     framing: Framing,
     talk: Arc<Talk>,
-    reading: Way,
-    writing: Way,
-    awaited: Awaited,
-    /// Bytes of the HTTP/2 preface that are to come, if it is one.
-    preface: usize,
+    notes: Notes,
     /// Said to the library in the client's place, after what is refused.
     last_words: &'static [u8],
-    /// Resets of HTTP/2 streams that the client has paused for too long: for the library, as if they were the client's, and for
-    /// the client.
-    resets: Resets,
     linger: Option<Pin<Box<Sleep>>>,
     /// Counts as connected as long as the stream is there, whoever has it.
     _resident: Resident,
@@ -95,60 +72,17 @@ impl<S> Strict<S> {
             inner,
             framing: Framing::new(),
             talk: talk.clone(),
-            reading: Way::default(),
-            writing: Way::default(),
-            awaited: Awaited::Head,
-            preface: PREFACE,
+            notes: Notes::default(),
             last_words: &[],
-            resets: Resets::default(),
             linger: None,
             _resident: resident,
         };
         (strict, talk)
     }
 
-    fn note_read(&mut self, bytes: usize) {
-        self.talk.pace.moves();
-        let awaited = self.framing.awaited();
-        self.reading.moved += bytes;
-        if self.reading.waits || self.awaited != awaited {
-            self.awaited = awaited;
-            let moved = std::mem::take(&mut self.reading).moved;
-            self.talk.pace.has_read(Instant::now(), moved, awaited);
-        }
-    }
-
     fn note_written<T>(&mut self, outcome: &Poll<io::Result<T>>, bytes: impl Fn(&T) -> usize) {
-        match outcome {
-            Poll::Pending if !self.writing.waits => {
-                self.writing.waits = true;
-                self.talk.pace.waits_to_write(Instant::now(), std::mem::take(&mut self.writing.moved));
-            }
-            Poll::Ready(Ok(written)) => {
-                let bytes = bytes(written);
-                if bytes > 0 {
-                    self.talk.pace.moves();
-                }
-                self.writing.moved += bytes;
-                if self.writing.waits {
-                    let moved = std::mem::take(&mut self.writing).moved;
-                    self.talk.pace.has_written(Instant::now(), moved);
-                }
-            }
-            Poll::Pending | Poll::Ready(Err(_)) => {}
-        }
-    }
-
-    fn note_frames<'a>(&self, outcome: &Poll<io::Result<usize>>, slices: impl IntoIterator<Item = &'a [u8]>) {
-        let Poll::Ready(Ok(written)) = outcome else { return };
-        if !self.framing.is_http_2() {
-            return;
-        }
-        let mut left = *written;
-        for slice in slices {
-            let sent = slice.get(..left).unwrap_or(slice);
-            self.talk.pace.frames_left(sent);
-            left -= sent.len();
+        if self.notes.written(&self.talk.pace, outcome, bytes) > 0 {
+            self.talk.pace.moves();
         }
     }
 
@@ -159,14 +93,7 @@ impl<S> Strict<S> {
             self.framing.leave();
         }
         let Some(read) = buffer.filled_mut().get_mut(before..) else { return };
-        let Err((index, why)) = self.framing.follow(read) else {
-            let (_preface, frames) = read.split_at(self.preface.min(read.len()));
-            self.preface -= read.len() - frames.len();
-            if self.framing.is_http_2() && !frames.is_empty() {
-                self.talk.pace.frames_came(frames);
-            }
-            return;
-        };
+        let Err((index, why)) = self.framing.follow(read) else { return };
         debug!(%why, "a client's bytes are refused");
         if let Some(byte) = read.get_mut(index) {
             *byte = 0;
@@ -179,40 +106,6 @@ impl<S> Strict<S> {
     }
 }
 
-impl<S> Strict<S> {
-    /// Tells the library that the client has taken back the streams that it has paused. A stream cannot be reset from outside
-    /// in any other way.
-    fn resets_streams(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
-        if self.talk.pace.has_paused() && self.resets.outgoing.is_empty() {
-            let frames = Bytes::from(self.talk.pace.resets());
-            self.resets = Resets { incoming: frames.clone(), outgoing: frames };
-        }
-        if self.resets.incoming.is_empty() {
-            return false;
-        }
-        let length = self.resets.incoming.len().min(buffer.remaining());
-        buffer.put_slice(&self.resets.incoming.split_to(length));
-        true
-    }
-}
-
-impl<S: AsyncWrite + Unpin> Strict<S> {
-    /// Tells the client as well, where a frame has ended. Nothing of these streams comes behind: all that the client allowed had
-    /// left before.
-    fn poll_reset_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.resets.outgoing.is_empty() && self.talk.pace.has_room() {
-            let outcome = Pin::new(&mut self.inner).poll_write(cx, &self.resets.outgoing);
-            self.note_written(&outcome, |written| *written);
-            let written = ready!(outcome)?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            drop(self.resets.outgoing.split_to(written));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
 impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.talk.is_refused() {
@@ -221,29 +114,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
             self.last_words = rest;
             return Poll::Ready(Ok(()));
         }
-        if self.resets_streams(buffer) {
-            return Poll::Ready(Ok(()));
-        }
         let before = buffer.filled().len();
         if Pin::new(&mut self.inner).poll_read(cx, buffer)?.is_pending() {
-            if !self.reading.waits {
-                self.reading.waits = true;
-                self.talk.pace.waits_to_read(Instant::now());
-            }
+            let Self { notes, talk, .. } = &mut *self;
+            notes.waits_to_read(&talk.pace);
             return Poll::Pending;
         }
         self.check(buffer, before);
-        self.note_read(buffer.filled().len() - before);
+        let Self { notes, talk, framing, .. } = &mut *self;
+        talk.pace.moves();
+        notes.read(&talk.pace, buffer.filled().len() - before, framing.awaited());
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_reset_streams(cx))?;
         let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.note_written(&outcome, |written| *written);
-        self.note_frames(&outcome, [bytes]);
         outcome
     }
 
@@ -252,10 +140,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_reset_streams(cx))?;
         let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         self.note_written(&outcome, |written| *written);
-        self.note_frames(&outcome, slices.iter().map(|slice| &**slice));
         outcome
     }
 
@@ -264,7 +150,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_reset_streams(cx))?;
         let outcome = Pin::new(&mut self.inner).poll_flush(cx);
         self.note_written(&outcome, |()| 0);
         outcome
