@@ -7,7 +7,6 @@ use axum::{
     body::Body,
     extract::{Path, Request, State},
     http::{StatusCode, header},
-    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -19,6 +18,7 @@ use tracing::warn;
 use umbel_content::{ChunkIndex, ChunkLayout, ObjectPath, VersionId};
 use umbel_service::{
     installation::Installation,
+    listen::App,
     tls::{NodeRole, PeerIdentity},
 };
 use umbel_wire::{
@@ -64,15 +64,14 @@ impl Edges {
     }
 
     /// All of it, for the listener that asks for certificates.
-    pub(crate) fn app(self, pull: Pull) -> Router {
+    pub(crate) fn door(self) -> EdgesDoor {
         let grpc = content_server::ContentServer::new(self.clone()).max_encoding_message_size(MAX_MANIFEST_MESSAGE);
-        let installation = self.installation.clone();
-        Router::new()
+        let (pull, installation) = (self.pull.clone(), self.installation.clone());
+        let router = Router::new()
             .route("/v1/chunks/{site}/{version}/{index}", get(chunk))
             .with_state(self)
-            .merge(tonic::service::Routes::new(grpc).into_axum_router())
-            .layer(middleware::from_fn_with_state(pull, pulled))
-            .layer(middleware::from_fn_with_state(installation, edges_only))
+            .merge(tonic::service::Routes::new(grpc).into_axum_router());
+        EdgesDoor(Arc::new(Door { router, pull, installation }))
     }
 
     fn site(&self, id: &str) -> Option<Site> {
@@ -224,30 +223,45 @@ async fn chunk(State(edges): State<Edges>, Path((site, version, index)): Path<(S
     }
 }
 
-/// A request for a site that is pulled has the path that the reader asked for, which may be any.
-async fn pulled(State(pull): State<Pull>, request: Request, next: Next) -> Response {
-    if request.headers().contains_key(pull::SITE_HEADER) { pull.answer(request).await } else { next.run(request).await }
+/// Lets edges in. Requests for sites that are pulled have the paths that readers asked for, which may be any, and no use for a
+/// router, which costs as much as all else that is done for a short answer.
+#[derive(Debug, Clone)]
+pub(crate) struct EdgesDoor(Arc<Door>);
+
+#[derive(Debug)]
+struct Door {
+    router: Router,
+    pull: Pull,
+    installation: watch::Receiver<Arc<Installation>>,
 }
 
-/// A node that was removed keeps its certificate until it expires, so the installation has the last word.
-async fn edges_only(
-    State(installation): State<watch::Receiver<Arc<Installation>>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let identity = request.extensions().get::<PeerIdentity>();
-    let known = |id: &str| installation.borrow().nodes.contains_key(id);
-    if identity.is_some_and(|identity| identity.role == NodeRole::Edge && known(&identity.node_id)) {
-        return next.run(request).await;
+impl App for EdgesDoor {
+    async fn answer(&self, request: Request) -> Response {
+        let Door { router, pull, .. } = &*self.0;
+        if let Some(refusal) = self.0.refusal(&request) {
+            refusal
+        } else if request.headers().contains_key(pull::SITE_HEADER) {
+            pull.answer(request).await
+        } else {
+            App::answer(router, request).await
+        }
     }
-    warn!(?identity, "refused: only edges may ask an origin for content");
-    let grpc = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if grpc {
-        Status::permission_denied("only edges may ask an origin for content").into_http()
-    } else {
-        StatusCode::FORBIDDEN.into_response()
+}
+
+impl Door {
+    /// A node that was removed keeps its certificate until it expires, so the installation has the last word.
+    fn refusal(&self, request: &Request) -> Option<Response> {
+        let identity = request.extensions().get::<PeerIdentity>();
+        let known = |id: &str| self.installation.borrow().nodes.contains_key(id);
+        if identity.is_some_and(|identity| identity.role == NodeRole::Edge && known(&identity.node_id)) {
+            return None;
+        }
+        warn!(?identity, "refused: only edges may ask an origin for content");
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        Some(if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+            Status::permission_denied("only edges may ask an origin for content").into_http()
+        } else {
+            StatusCode::FORBIDDEN.into_response()
+        })
     }
 }

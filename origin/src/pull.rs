@@ -30,7 +30,7 @@ use umbel_service::{
     installation::Installation,
     passing::{self, BreaksOffLast},
 };
-use umbel_shared_cache::{Answered, Failed, Key, Place, Planned, Segment, SharedCache, Shelves, pieces};
+use umbel_shared_cache::{Answered, Failed, Key, Place, Planned, Segment, SharedCache, Shelves, at_once, pieces};
 
 use self::{client::PullClient, forward::Forward, guard::Guard, provider::Providers, versions::Versions};
 use crate::version::Shelf;
@@ -111,13 +111,11 @@ impl Pull {
         let asked = request.headers_mut().remove(VERSION_HEADER);
         let asked = asked.and_then(|version| version.to_str().ok()?.parse().ok()).unwrap_or_default();
         let knows_enough = self.knows_what_was_purged(asked);
-        let response = if knows_enough && self.is_for_the_cache(&request) {
+        if knows_enough && self.is_for_the_cache(&request) {
             self.shared(site_id, request).await
         } else {
             self.pass(site_id, request).await
-        };
-        // Or an edge would take a server that breaks off for an origin that does.
-        response.map(|body| Body::new(BreaksOffLast::new(body)))
+        }
     }
 
     /// An edge that has applied a version of the configuration that this origin has not may know of a purge that it does not:
@@ -143,7 +141,7 @@ impl Pull {
             Answered::Stored(planned, status) => stored(planned, &status),
             Answered::Unshared(mut response, status) => {
                 response.headers_mut().append(CACHE_STATUS, status.to_value());
-                *response
+                response.map(breaking_off_last)
             }
             Answered::Failed(failed, _) => failure(&failed),
         }
@@ -193,7 +191,7 @@ impl Pull {
             Ok(response) => {
                 let (head, body) = response.into_parts();
                 self.cache.passed(site_id, &asked, &head);
-                Response::from_parts(head, body)
+                Response::from_parts(head, breaking_off_last(body))
             }
             Err(error) => failure(&error.into()),
         }
@@ -248,12 +246,23 @@ fn head_of(request: &Request) -> Parts {
 }
 
 fn stored(Planned { status, headers, segments }: Planned, said: &CacheStatus) -> Response {
-    let bytes = umbel_shared_cache::bytes(segments).map_ok(|(bytes, _)| bytes);
-    let mut response = Response::new(Body::from_stream(bytes));
+    let body = match at_once(&segments) {
+        Some(bytes) => Body::from(bytes),
+        None => {
+            let bytes = umbel_shared_cache::bytes(segments).map_ok(|(bytes, _)| bytes);
+            breaking_off_last(Body::from_stream(bytes))
+        }
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response.headers_mut().append(CACHE_STATUS, said.to_value());
     response
+}
+
+/// Or an edge would take a server that breaks off for an origin that does.
+fn breaking_off_last(body: Body) -> Body {
+    Body::new(BreaksOffLast::new(body))
 }
 
 fn failure(failed: &Failed) -> Response {

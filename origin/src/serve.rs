@@ -3,14 +3,13 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::Router;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use umbel_service::{
     follow::{self, Follower},
     installation::Installation,
-    listen::{Lanes, Limits, Listener},
+    listen::{App, Lanes, Limits, Listener},
     node::Node,
     ops::Ops,
     tls::{self, ClientAuth, LiveCertificate},
@@ -146,9 +145,9 @@ impl Origin {
         let s3_app = s3::app(shelf.clone(), installation.clone(), meter.clone());
         let pulls = (origin.pulls.clone(), origin.pulls_end.clone());
         let pull = Pull::open(&pull_settings(config), &shelf, installation.clone(), pulls).await?;
-        let edges_app = Edges::new(store.clone(), pull.clone(), installation.clone(), meter.clone()).app(pull);
+        let edges_door = Edges::new(store.clone(), pull, installation.clone(), meter.clone()).door();
         origin.serve(s3_listener, s3_app, &shutdown);
-        origin.serve(internal_listener.on(lanes), edges_app, &shutdown);
+        origin.serve(internal_listener.on(lanes), edges_door, &shutdown);
         origin.serve(ops_listener, ops.app(), &shutdown);
         origin.tasks.spawn(sweep.run(shutdown.clone()));
         origin.tasks.spawn(watch_store(store, installation, ops, meter, shutdown));
@@ -156,7 +155,7 @@ impl Origin {
         Ok(origin)
     }
 
-    fn serve(&mut self, listener: Listener, app: Router, shutdown: &CancellationToken) {
+    fn serve(&mut self, listener: Listener, app: impl App, shutdown: &CancellationToken) {
         self.tasks.spawn(listener.serve(app, shutdown.clone()));
     }
 

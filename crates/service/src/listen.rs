@@ -52,7 +52,7 @@ mod stream;
 
 pub use self::{
     interim::Interim,
-    lanes::Lanes,
+    lanes::{Lanes, PerLane},
     proxy::{ForwardedField, Network, Proxies},
 };
 

@@ -29,7 +29,7 @@ pub use body::{Body, BodyError, Reader};
 pub use elsewhere::{Elsewhere, Keeping};
 pub use key::Key;
 pub use pieces::Pieces;
-pub use plan::{Planned, Segment, bytes};
+pub use plan::{Planned, Segment, at_once, bytes};
 pub use shelf::{Shelves, Variant};
 
 use self::{answer::Same, turn::Turns};

@@ -112,6 +112,19 @@ pub fn bytes(segments: Vec<Segment>) -> impl Stream<Item = Result<(Bytes, bool),
     stream::iter(first).chain(stream::iter(rest).map(|segment| segment.bytes().boxed())).flatten()
 }
 
+/// All of an answer, if it is short and there: it can leave in one piece.
+pub fn at_once(segments: &[Segment]) -> Option<Bytes> {
+    match segments {
+        [] => Some(Bytes::new()),
+        [Segment::Stored(body, range)] => {
+            let short = body.short()?;
+            let end = range.end.min(short.len() as u64) as usize;
+            Some(short.slice((range.start as usize).min(end)..end))
+        }
+        _ => None,
+    }
+}
+
 impl Segment {
     async fn can_serve(&self) -> bool {
         match self {

@@ -8,7 +8,10 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use rustls::ClientConfig;
 use tracing::debug;
-use umbel_service::client::{self, StreamClient};
+use umbel_service::{
+    client::{self, StreamClient},
+    listen::PerLane,
+};
 use umbel_shared_cache::{Ask, Failed};
 
 use crate::{deliver, fleet::Fleet, view::Current};
@@ -33,9 +36,9 @@ pub(crate) struct Origins {
     view: Arc<Current>,
     /// A connection for each request (HTTP/1.1): in one for all, those who do not read what they asked for would fill the
     /// window that it has for all, or hold all the streams that it may have.
-    own: StreamClient<Body>,
+    own: PerLane<StreamClient<Body>>,
     /// HTTP/2, for those who ask for trailers.
-    trailers: StreamClient<Body>,
+    trailers: PerLane<StreamClient<Body>>,
 }
 
 impl Ask for Origins {
@@ -47,7 +50,8 @@ impl Ask for Origins {
 impl Origins {
     /// Shows the certificate in `tls` to origins.
     pub(crate) fn new(fleet: Arc<Fleet>, view: Arc<Current>, tls: &ClientConfig) -> Self {
-        Self { fleet, view, own: client::streaming(tls.clone(), false), trailers: client::streaming(tls.clone(), true) }
+        let clients = |http2| PerLane::new(|| client::streaming(tls.clone(), http2));
+        Self { fleet, view, own: clients(false), trailers: clients(true) }
     }
 
     /// The answer of the provider's server. The request's URI has a path and nothing before it. Safe requests without a
@@ -56,7 +60,8 @@ impl Origins {
         let repeatable = parts.method.is_safe() && http_body::Body::is_end_stream(&body);
         let tries = if repeatable { TRIES } else { 1 };
         let upgrade = parts.headers.contains_key(header::UPGRADE);
-        let client = if parts.headers.contains_key(header::TE) && !upgrade { &self.trailers } else { &self.own };
+        let client =
+            if parts.headers.contains_key(header::TE) && !upgrade { self.trailers.here() } else { self.own.here() };
         let mut body = Some(body);
         let version = self.fleet.version();
         for origin in self.fleet.origins(parts.uri.path().as_bytes()).into_iter().take(tries) {

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts}
 use http_body::Frame;
 use http_body_util::{BodyStream, StreamBody};
 use umbel_http_cache::CacheStatus;
-use umbel_shared_cache::{Planned, Segment};
+use umbel_shared_cache::{Planned, Segment, at_once};
 
 use super::CACHE_STATUS;
 use crate::{core::Core, meter::ResponseMeter, uplink::PIECE};
@@ -40,7 +40,8 @@ pub(super) fn stored(
 ) -> Response<HttpBody> {
     let Planned { status: code, headers, segments } = planned;
     let path = request.uri.path();
-    let body = match at_once(core, &segments) {
+    // Where the uplink has a limit, each piece waits for it.
+    let body = match at_once(&segments).filter(|_| core.uplink.is_none()) {
         Some(bytes) => {
             core.meter.at_once(site_id, path, code, bytes.len());
             HttpBody::from(bytes)
@@ -56,19 +57,6 @@ pub(super) fn stored(
 
 fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// What is in memory and short leaves in one piece.
-fn at_once(core: &Core, segments: &[Segment]) -> Option<Bytes> {
-    match segments {
-        [] => Some(Bytes::new()),
-        [Segment::Stored(body, range)] if core.uplink.is_none() => {
-            let short = body.short()?;
-            let end = range.end.min(short.len() as u64) as usize;
-            Some(short.slice((range.start as usize).min(end)..end))
-        }
-        _ => None,
-    }
 }
 
 fn in_pieces(core: &Arc<Core>, segments: Vec<Segment>, mut meter: ResponseMeter) -> HttpBody {

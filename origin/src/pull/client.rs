@@ -19,7 +19,10 @@ use rustls::{
 };
 use tower::Service;
 use tracing::warn;
-use umbel_service::client::{Names, Strict};
+use umbel_service::{
+    client::{Names, Strict},
+    listen::PerLane,
+};
 
 use super::guard::Guard;
 
@@ -72,9 +75,9 @@ impl Service<Name> for Guarded {
 pub(crate) struct PullClient {
     guard: Arc<Guard>,
     /// A connection for each request (HTTP/1.1): in one for all, answers that nobody reads would hold up the others.
-    own: Pool,
+    own: Arc<PerLane<Pool>>,
     /// HTTP/2 where the server has it, for those who ask for trailers.
-    trailers: Pool,
+    trailers: Arc<PerLane<Pool>>,
 }
 
 #[derive(Debug, Clone)]
@@ -97,11 +100,12 @@ impl PullClient {
     pub(crate) fn new(guard: Guard, extra_roots: Option<&Path>) -> anyhow::Result<Self> {
         let guard = Arc::new(guard);
         let tls = ClientConfig::builder().with_root_certificates(roots(extra_roots)?).with_no_client_auth();
-        let pool = |tls: ClientConfig, http2| Pool {
+        let pool = |http2| Pool {
             kept: client(&guard, tls.clone(), http2, usize::MAX),
-            fresh: client(&guard, tls, http2, 0),
+            fresh: client(&guard, tls.clone(), http2, 0),
         };
-        Ok(Self { own: pool(tls.clone(), false), trailers: pool(tls, true), guard })
+        let pools = |http2| Arc::new(PerLane::new(|| pool(http2)));
+        Ok(Self { own: pools(false), trailers: pools(true), guard: guard.clone() })
     }
 
     /// The client for a request, if its server's address may be connected to. A host that is an address by itself never
@@ -112,7 +116,7 @@ impl PullClient {
         if literal.is_ok_and(|address| !self.guard.permits(address)) {
             return Err(NotPermitted);
         }
-        let pool = if trailers { &self.trailers } else { &self.own };
+        let pool = if trailers { self.trailers.here() } else { self.own.here() };
         Ok(if over == Over::Fresh { &pool.fresh } else { &pool.kept })
     }
 }

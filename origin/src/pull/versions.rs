@@ -84,10 +84,10 @@ impl Versions {
             return;
         }
         let (least, length) = (self.least(site_id), length(variant.stored().headers()));
-        let (Ok(path), Some(site)) = (object_path(&request.uri), self.site(site_id)) else { return };
         if length.is_some_and(|length| length < least) {
             return;
         }
+        let (Ok(path), Some(site)) = (object_path(&request.uri), self.site(site_id)) else { return };
         let keeping = length.map(|_| variant.body().keep_elsewhere());
         let (versions, variant, end) = (self.clone(), variant.clone(), self.end.clone());
         self.tasks.spawn(end.run_until_cancelled_owned(async move {

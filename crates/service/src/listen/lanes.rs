@@ -3,6 +3,7 @@
 //! `docs/design/edge-speed.md`.
 
 use std::{
+    cell::Cell,
     future::Future,
     io,
     num::NonZeroUsize,
@@ -34,11 +35,37 @@ struct Lane {
     thread: Option<JoinHandle<()>>,
 }
 
+thread_local!(static LANE: Cell<Option<usize>> = const { Cell::new(None) });
+
+/// One of something for each lane, and one for all other threads: connections to servers, say, whose tasks run where they were
+/// made. Of another lane they would be woken across threads, twice for each request.
+#[derive(Debug)]
+pub struct PerLane<T> {
+    lanes: Box<[T]>,
+    elsewhere: T,
+}
+
+impl<T> PerLane<T> {
+    /// Makes all of them.
+    pub fn new(make: impl Fn() -> T) -> Self {
+        Self { lanes: (0..count()).map(|_| make()).collect(), elsewhere: make() }
+    }
+
+    /// That of the thread that asks.
+    pub fn here(&self) -> &T {
+        LANE.get().and_then(|lane| self.lanes.get(lane)).unwrap_or(&self.elsewhere)
+    }
+}
+
+fn count() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 impl Lanes {
     /// As many as the process may use cores.
     pub fn start() -> io::Result<Self> {
         let mut lanes = Self { lanes: Vec::new(), end: CancellationToken::new() };
-        for number in 0..thread::available_parallelism().map_or(1, NonZeroUsize::get) {
+        for number in 0..count() {
             lanes.lanes.push(Lane::start(number, lanes.end.clone())?);
         }
         Ok(lanes)
@@ -58,6 +85,7 @@ impl Lane {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let thread = thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
+            LANE.set(Some(number));
             let _sending = runtime.spawn(departures());
             runtime.block_on(end.cancelled());
             // Blocking work of a request that nobody waits for any more is not waited for either.
