@@ -26,8 +26,10 @@ use rustls::ClientConfig;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
 
+mod buffered;
 mod strict;
 
+pub use self::buffered::{Buffered, BufferedStream};
 pub use self::strict::{Strict, StrictStream, Used};
 
 /// A pooled HTTP client; requests carry whole bodies, responses stream.
@@ -49,7 +51,7 @@ const IDLE: Duration = Duration::from_secs(5);
 const MAX_FIELDS: usize = 256;
 
 /// A pooled HTTP client whose requests stream as well.
-pub type StreamClient<B> = Client<HttpsConnector<HttpConnector<Names>>, B>;
+pub type StreamClient<B> = Client<HttpsConnector<Buffered<HttpConnector<Names>>>, B>;
 
 /// The system's names, except that all names under `localhost` are this machine, whether or not the system's resolver
 /// knows of them (RFC 6761, section 6.3).
@@ -133,8 +135,8 @@ where
 {
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
     let connector = match http2 {
-        true => connector.enable_http2().wrap_connector(tcp()),
-        false => connector.enable_http1().wrap_connector(tcp()),
+        true => connector.enable_http2().wrap_connector(Buffered(tcp())),
+        false => connector.enable_http1().wrap_connector(Buffered(tcp())),
     };
     Client::builder(TokioExecutor::new())
         .http2_only(http2)

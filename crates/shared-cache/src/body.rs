@@ -11,10 +11,14 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 use self::tail::Tail;
 use crate::{
@@ -33,6 +37,9 @@ pub(crate) const SHORT: usize = 64 * 1024;
 
 /// How far a body may come in ahead of its quickest reader.
 const AHEAD: u64 = 4 * 1024 * 1024;
+
+/// So long a body waits for a disk that is behind. The store drops what it has no room for, and a body with a hole is of no use.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a body cannot be read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -149,19 +156,28 @@ impl Body {
         self.short.get().map_or(0, Bytes::len)
     }
 
-    /// The next bytes came. Waits while all readers are far behind.
+    /// So long it will be, if that is known: so much room it takes at once.
+    pub(crate) fn expect(&self, length: Option<u64>) {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).expected = length;
+    }
+
+    /// The next bytes came. Waits while all readers are far behind, or the disk is.
     pub(crate) async fn push(&self, mut bytes: Bytes) {
         while !bytes.is_empty() {
-            let step = {
+            let (step, is_ahead_of_disk) = {
                 let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
                 let step = bytes.split_to(bytes.len().min(PIECE - tail.bytes.len()));
-                tail.bytes.extend_from_slice(&step);
+                tail.add(&step);
                 if tail.bytes.len() == PIECE {
                     self.put_away(&mut tail);
                 }
-                step.len() as u64
+                (step.len() as u64, tail.is_ahead_of_disk())
             };
             self.progress.send_modify(|progress| progress.length += step);
+            if is_ahead_of_disk {
+                // A disk that does not even do that has no claim to the whole.
+                drop(timeout(PATIENCE, self.pieces.storage().wait()).await);
+            }
             self.keep_pace().await;
         }
     }

@@ -208,6 +208,7 @@ pub(crate) fn copy(parts: &Parts) -> Parts {
 /// Takes a body in to its end, whoever waits for it or not.
 async fn pump<A: Ask>(cache: Arc<SharedCache<A>>, key: Key, variant: Variant, mut incoming: HttpBody) {
     let body = variant.body();
+    body.expect(http_body::Body::size_hint(&incoming).exact());
     let outcome = cache.shutdown.run_until_cancelled(async {
         while let Some(frame) = incoming.frame().await {
             if let Ok(bytes) = frame?.into_data() {

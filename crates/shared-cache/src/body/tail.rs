@@ -18,16 +18,36 @@ const ROOM: usize = (64 << 20) / PIECE;
 /// Recent pieces that there are, in this process.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
+/// When a body has put so much away, it waits until the disk has taken it. Less than the store has room for in its queue, by so
+/// many bodies as come in at once.
+const AHEAD_OF_DISK: u64 = 4 << 20;
+
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     /// Where it begins in the body.
     pub(super) start: u64,
     pub(super) bytes: BytesMut,
+    /// How long the body will be.
+    pub(super) expected: Option<u64>,
     /// The pieces before it, for who reads while the body comes in.
     recent: VecDeque<Bytes>,
 }
 
 impl Tail {
+    /// Bytes behind those that are there. A piece is in one place from the beginning: it is not moved as it grows.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        if self.bytes.capacity() == 0 {
+            let rest = self.expected.map_or(0, |expected| expected.saturating_sub(self.start));
+            self.bytes.reserve(usize::try_from(rest).unwrap_or(PIECE).clamp(bytes.len(), PIECE));
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Whether it is time to wait for the disk.
+    pub(super) fn is_ahead_of_disk(&self) -> bool {
+        self.bytes.is_empty() && self.start > 0 && self.start.is_multiple_of(AHEAD_OF_DISK)
+    }
+
     /// The number of the first recent piece.
     pub(super) fn first_recent(&self) -> u64 {
         self.start.div_ceil(PIECE as u64) - self.recent.len() as u64

@@ -173,3 +173,19 @@ async fn the_quickest_reader_needs_no_store() {
     assert!(!body.is_lost());
     assert!(!body.can_serve(&(0..1)).await, "nobody reads it, and nothing is kept");
 }
+
+/// The store dropped what the disk was too slow for: while it was in memory as well, nobody noticed.
+#[tokio::test]
+async fn a_body_that_comes_faster_than_the_disk_takes_it_has_no_hole() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = Arc::new(Body::new(crate::pieces::open(folder.path(), 1 << 20, 512 << 20).await.unwrap()));
+    let piece = Bytes::from(text(PIECE));
+    for _ in 0..800 {
+        body.push(piece.clone()).await;
+    }
+    body.complete();
+    let mut reader = Reader::new(body, 0);
+    for number in 0..800 {
+        assert!(reader.next(u64::MAX).await.is_ok_and(|bytes| bytes.as_ref() == Some(&piece)), "piece {number}");
+    }
+}
