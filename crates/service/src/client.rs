@@ -33,7 +33,7 @@ pub use self::buffered::{Buffered, BufferedStream};
 pub use self::strict::{Strict, StrictStream, Used};
 
 /// A pooled HTTP client; requests carry whole bodies, responses stream.
-pub type HttpClient = Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>;
+pub type HttpClient = StreamClient<Full<Bytes>>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -116,7 +116,8 @@ pub fn channel(url: &str, tls: ClientConfig) -> Result<Channel, tonic::transport
 
 /// A pooled HTTP/2 client.
 pub fn http(tls: ClientConfig) -> HttpClient {
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http2().wrap_connector(tcp());
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
+    let connector = connector.enable_http2().wrap_connector(Buffered(tcp()));
     Client::builder(TokioExecutor::new())
         .http2_only(true)
         .timer(TokioTimer::new())
