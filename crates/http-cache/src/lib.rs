@@ -6,7 +6,7 @@
 //!
 //! Content that is uploaded, and so immutable, is answered by [`decide()`]. For content pulled from a server, follow a request: [`reuse()`]
 //! looks at what is stored; a response that comes goes through [`storable()`], or [`updated_by_304()`] and [`updated_by_head()`]; a failure
-//! through [`on_error()`]; a change through [`invalidates()`]; and what is to be sent comes from [`answer()`]. Whether it is encoded on its
+//! through [`on_error()`], and [`shared_error()`] for those who wait; a change through [`invalidates()`]; and what is to be sent comes from [`answer()`]. Whether it is encoded on its
 //! way out is [`Compression::encoding`]. `docs/design/http-caching.md`
 //! argues the decisions.
 
@@ -14,6 +14,7 @@ mod age;
 mod answer;
 mod cache_control;
 mod cache_status;
+mod collapse;
 mod conditions;
 mod content_coding;
 mod date;
@@ -42,6 +43,7 @@ pub use age::Exchange;
 pub use answer::answer;
 pub use cache_control::{MAX_SECONDS, RequestDirectives, ResponseDirectives, Scope};
 pub use cache_status::{CacheStatus, Forward};
+pub use collapse::{SharedError, shared_error, shares_error};
 pub use content_coding::{
     Coding, Compression, Encoding, MediaTypes, MediaTypesError, UnknownCoding, encode_fields, plain_conditions,
     preferred, settled, tag_of_304, vary_on,

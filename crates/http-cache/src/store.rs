@@ -93,7 +93,7 @@ pub fn storable(
     Ok(stored)
 }
 
-fn may_be_asked_for(request: &request::Parts, policy: &Policy) -> Result<(), Uncacheable> {
+pub(crate) fn may_be_asked_for(request: &request::Parts, policy: &Policy) -> Result<(), Uncacheable> {
     if !matches!(request.method, Method::GET | Method::POST) {
         return Err(Uncacheable::Method);
     }

@@ -9,6 +9,7 @@ use umbel_http_cache::{CacheStatus, Conditional, Forward, Reuse, reuse};
 
 use crate::{
     Ask, Failed, SharedCache,
+    collapse::{Ended, news},
     fetch::{Answer, Note, Question, is_unchanged},
     key::Key,
     plan::{self, Planned},
@@ -104,11 +105,21 @@ impl<A: Ask> Asked<'_, A> {
                 Some(_) | None => Turn::Alone,
             };
             let answer = match turn {
-                Turn::Alone | Turn::Theirs(News::Unshared) => question.clone().ask(self.cache).await,
+                Turn::Alone | Turn::Theirs(News::Unshared | News::UnsharedError) => {
+                    question.clone().ask(self.cache).await
+                }
                 // Someone else's turn ended between the look and this one.
                 Turn::Mine(_) if self.has_news(&question.basis) => continue,
                 Turn::Mine(asking) => self.ask_for_all(question.clone(), asking).await,
-                Turn::Theirs(News::Failed(failed)) => question.without_answer(self.cache, failed),
+                Turn::Theirs(News::Failed(Ended::Failed(failed))) => {
+                    status.collapsed = true;
+                    question.without_answer(self.cache, failed)
+                }
+                Turn::Theirs(News::Failed(Ended::Error(error))) => {
+                    let Some(answer) = question.shared(self.cache, error) else { continue };
+                    status.collapsed = true;
+                    answer
+                }
                 Turn::Theirs(News::Stored) => {
                     collapsed = true;
                     continue;
@@ -162,12 +173,13 @@ impl<A: Ask> Asked<'_, A> {
     }
 
     /// Asks for everyone who wants the same, in a task of its own: it goes on when this reader leaves.
-    async fn ask_for_all(&self, question: Question, asking: Asking<Same, Failed>) -> Answer {
+    async fn ask_for_all(&self, question: Question, asking: Asking<Same, Ended>) -> Answer {
         let (cache, (sender, receiver)) = (self.cache.clone(), oneshot::channel());
         let until = cache.shutdown.clone();
         self.cache.tasks.spawn(until.run_until_cancelled_owned(async move {
             let answer = question.ask(&cache).await;
-            asking.tell(news(&answer));
+            let (answer, news) = news(&cache, answer).await;
+            asking.tell(news);
             // The reader may have left.
             drop(sender.send(answer));
         }));
@@ -181,7 +193,7 @@ impl<A: Ask> Asked<'_, A> {
         let (cache, until) = (self.cache.clone(), self.cache.shutdown.clone());
         self.cache.tasks.spawn(until.run_until_cancelled_owned(async move {
             let answer = question.ask(&cache).await;
-            asking.tell(news(&answer));
+            asking.tell(news(&cache, answer).await.1);
         }));
     }
 
@@ -194,9 +206,9 @@ impl<A: Ask> Asked<'_, A> {
     async fn told(&self, answer: Answer, question: &Question, mut status: CacheStatus) -> Option<Answered> {
         match answer {
             Answer::Failed(why) => Some(failed(why, status)),
-            Answer::Unshared(response, note) => {
-                note_down(&mut status, note);
-                Some(Answered::Unshared(response, status))
+            Answer::Unshared(unshared) => {
+                note_down(&mut status, unshared.note);
+                Some(Answered::Unshared(Box::new(unshared.response), status))
             }
             Answer::Stored(variant, note) => {
                 note_down(&mut status, note);
@@ -216,14 +228,4 @@ fn note_down(status: &mut CacheStatus, note: Note) {
     status.forward_status = note.status;
     status.stored = note.stored;
     status.detail = note.detail.map(str::to_owned);
-}
-
-/// What those who wait are told.
-fn news(answer: &Answer) -> News<Failed> {
-    match answer {
-        Answer::Stored(_, note) if note.detail.is_some() => News::Failed(Failed::stale()),
-        Answer::Stored(variant, _) if variant.stored().freshness(SystemTime::now()).is_fresh() => News::Stored,
-        Answer::Stored(..) | Answer::Unshared(..) => News::Unshared,
-        Answer::Failed(failed) => News::Failed(failed.clone()),
-    }
 }

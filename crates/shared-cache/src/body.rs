@@ -106,6 +106,14 @@ impl Body {
         }
     }
 
+    /// A short body that is all there.
+    pub(crate) fn that_is_short(pieces: Pieces, bytes: Bytes) -> Self {
+        let body = Self::new(pieces);
+        body.progress.send_replace(Progress { length: bytes.len() as u64, end: End::Here });
+        drop(body.short.set(bytes));
+        body
+    }
+
     /// A body of which everything is elsewhere.
     pub fn that_is(pieces: Pieces, length: u64, place: Arc<dyn Elsewhere>) -> Self {
         let body = Self::new(pieces);

@@ -8,8 +8,8 @@ use http::{HeaderName, Method, Response, StatusCode, request::Parts, response};
 use http_body_util::BodyExt;
 use tracing::debug;
 use umbel_http_cache::{
-    Conditional, Content, Exchange, Failure, Stamp, Stored, Updated, content, on_error, replaces, storable,
-    strip_hop_by_hop, updated_by_304, updated_by_head,
+    Conditional, Content, Exchange, Failure, SharedError, Stamp, Stored, Updated, content, on_error, replaces,
+    shared_error, shares_error, storable, strip_hop_by_hop, updated_by_304, updated_by_head,
 };
 
 use crate::{Ask, Failed, SharedCache, body::Body, key::Key, shelf::Variant};
@@ -37,10 +37,19 @@ pub(crate) struct Question {
 pub(crate) enum Answer {
     /// This response is stored, or still good, and answers the question.
     Stored(Variant, Note),
-    /// For the asker alone, to be passed on as it comes.
-    Unshared(Box<Response<HttpBody>>, Note),
+    /// For the asker, to be passed on as it comes.
+    Unshared(Box<Unshared>),
     /// Nothing.
     Failed(Failed),
+}
+
+/// What is not stored.
+#[derive(Debug)]
+pub(crate) struct Unshared {
+    pub(crate) response: Response<HttpBody>,
+    pub(crate) note: Note,
+    /// What those get who wait for the same.
+    pub(crate) error: Option<(SharedError, Stamp)>,
 }
 
 /// For `Cache-Status`.
@@ -102,6 +111,19 @@ impl Question {
         self.stale(cache, Failure::Unreachable).unwrap_or(Answer::Failed(failed))
     }
 
+    /// Someone else asked the same, and the provider's server answered with an error that is for all who waited. None if it is not
+    /// for this request.
+    pub(crate) fn shared<A>(&self, cache: &SharedCache<A>, error: Variant) -> Option<Answer> {
+        let status = error.stored().status();
+        if let Some(stale) = self.stale(cache, Failure::Status(status)) {
+            return Some(stale);
+        }
+        // Who came after a purge is not answered with what was asked for before it.
+        let is_for_this = cache.is_good(&self.site_id, &self.request.uri, &error)
+            && shares_error(&self.request, error.stored(), &cache.policy);
+        is_for_this.then_some(Answer::Stored(error, Note { status: Some(status), ..Note::default() }))
+    }
+
     /// What was to be validated, if it may be served because that failed.
     fn stale<A>(&self, cache: &SharedCache<A>, failure: Failure) -> Option<Answer> {
         let variant = self.basis.get(self.about?)?;
@@ -152,7 +174,8 @@ impl Question {
         let note = Note { status: Some(parts.status), ..Note::default() };
         let reason = match storable(&sent, &parts, exchange, &cache.policy) {
             Ok(stored) => {
-                let variant = Variant::new(stored, Arc::new(Body::new(cache.pieces.clone())), stamp);
+                let body_here = Arc::new(Body::new(cache.pieces.clone()));
+                let variant = Variant::new(stored, body_here, stamp.clone());
                 if self.has_content(&variant) {
                     return Some(self.store(cache, sent, variant, body, note));
                 }
@@ -164,9 +187,11 @@ impl Question {
         if self.conditional.is_some() && parts.status == StatusCode::PARTIAL_CONTENT {
             return None;
         }
+        let error = shared_error(&sent, &parts, exchange, &cache.policy).map(|error| (error, stamp));
         strip_hop_by_hop(&mut parts.headers);
         let response = Response::from_parts(parts, body);
-        Some(Answer::Unshared(Box::new(response), Note { detail: Some(reason), ..note }))
+        let note = Note { detail: Some(reason), ..note };
+        Some(Answer::Unshared(Box::new(Unshared { response, note, error })))
     }
 
     fn store<A: Ask>(

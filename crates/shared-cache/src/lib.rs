@@ -15,6 +15,7 @@ use umbel_http_cache::{Policy, Purges, invalidates};
 
 mod answer;
 mod body;
+mod collapse;
 mod elsewhere;
 mod fetch;
 mod key;
@@ -32,7 +33,7 @@ pub use pieces::Pieces;
 pub use plan::{Planned, Segment, at_once, bytes};
 pub use shelf::{Shelves, Variant};
 
-use self::{answer::Same, turn::Turns};
+use self::{answer::Same, collapse::Ended, turn::Turns};
 
 /// Whom a cache asks for what it has not stored.
 pub trait Ask: std::fmt::Debug + Send + Sync + 'static {
@@ -98,7 +99,7 @@ pub struct SharedCache<A> {
     serves_while_revalidating: bool,
     shelves: Shelves,
     pieces: Pieces,
-    turns: Turns<Same, Failed>,
+    turns: Turns<Same, Ended>,
     purges: ArcSwap<Purges>,
     ask: A,
     tasks: TaskTracker,

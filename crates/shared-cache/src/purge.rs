@@ -44,7 +44,16 @@ impl<A> SharedCache<A> {
 
     /// Whether it was purged for good since it was taken from the shelf.
     pub(crate) fn is_gone(&self, site: &str, uri: &Uri, variant: &Variant) -> bool {
-        standing(variant, &self.purges.load(), Entry { site, target: target(uri) }) == Standing::Gone
+        self.standing(site, uri, variant) == Standing::Gone
+    }
+
+    /// Whether no purge was about it since it was asked for.
+    pub(crate) fn is_good(&self, site: &str, uri: &Uri, variant: &Variant) -> bool {
+        self.standing(site, uri, variant) == Standing::Good
+    }
+
+    fn standing(&self, site: &str, uri: &Uri, variant: &Variant) -> Standing {
+        standing(variant, &self.purges.load(), Entry { site, target: target(uri) })
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) enum News<E> {
     Stored,
     /// It was for the one who asked alone: ask yourself.
     Unshared,
+    /// So was this, but it was an error: the next answer may be for all again.
+    UnsharedError,
     /// It failed, and would fail for others as well.
     Failed(E),
 }
@@ -216,6 +218,7 @@ mod tests {
     async fn one_asks_and_all_are_told() {
         many_get(News::Stored).await;
         many_get(News::Unshared).await;
+        many_get(News::UnsharedError).await;
         many_get(News::Failed("broken")).await;
     }
 
@@ -280,5 +283,14 @@ mod tests {
         mine(&turns, 1).await.tell(News::Unshared);
         assert!(matches!(turns.take(1).await, Turn::Alone));
         assert!(matches!(turns.take(2).await, Turn::Mine(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_does_not_end_coalescing() {
+        let turns = TestTurns::new();
+        for news in [News::UnsharedError, News::Failed("an error")] {
+            mine(&turns, 1).await.tell(news);
+        }
+        mine(&turns, 1).await;
     }
 }
