@@ -15,7 +15,7 @@ use http::{HeaderValue, StatusCode, request, response};
 use crate::age::Exchange;
 use crate::freshness::Basis;
 use crate::purge::{CACHE_TAG, SURROGATE_KEY};
-use crate::store::{allowed, may_be_asked_for};
+use crate::store::{allowed, is_for_method, may_be_asked_by};
 use crate::targeted::Directives;
 use crate::vary::Selecting;
 use crate::{Policy, Stored};
@@ -45,8 +45,9 @@ pub fn shared_error(
         return None;
     }
     let said = Directives::of(&response.headers, policy).said;
-    may_be_asked_for(request, policy).ok()?;
-    allowed(&request.headers, response.status, &said).ok()?;
+    is_for_method(&request.method).ok()?;
+    may_be_asked_by(&request.headers, &said, policy).ok()?;
+    allowed(response.status, &said).ok()?;
     if said.no_cache.is_whole() || said.no_store || response.headers.contains_key(SET_COOKIE) {
         return None;
     }

@@ -60,7 +60,7 @@ pub use preconditions::{Precondition, evaluate};
 pub use purge::{CACHE_TAG, Entry, MAX_KEY, MAX_KEYS, Purge, Purges, SURROGATE_KEY, Stamp, Standing, SurrogateKeys};
 pub use range::{MAX_RANGES, RangeOutcome, content_range, select};
 pub use reuse::{Content, Reuse, StaleReason, content, reuse};
-pub use revalidate::{Conditional, Updated, updated_by_304, updated_by_head};
+pub use revalidate::{Conditional, Fate, Updated, updated_by_304, updated_by_head};
 pub use stale::{Failure, on_error};
 pub use store::{Uncacheable, replaces, storable};
 pub use stored::{DecodeError, MAX_ENCODED, Part, Stored, TooLarge};

@@ -13,7 +13,7 @@ use crate::conditions::CONDITIONS;
 use crate::date::parse_http_date;
 use crate::freshness::Terms;
 use crate::hop_by_hop::strip_hop_by_hop;
-use crate::store::{allowed, is_no_private_session};
+use crate::store::{allowed, is_no_private_session, may_be_asked_by};
 use crate::stored::{is_strong, storable_fields, whole_millis};
 use crate::targeted::Directives;
 use crate::validators::RequestTag;
@@ -97,10 +97,21 @@ impl Conditional {
 pub struct Updated {
     /// Which of the stored responses.
     pub index: usize,
-    /// What it is now.
+    /// What it is now; it answers the request that brought the news.
     pub stored: Stored,
-    /// It may stay stored. If not, it may only answer the request that brought the news.
-    pub keep: bool,
+    /// What becomes of what is stored.
+    pub fate: Fate,
+}
+
+/// What becomes of a stored response after news of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays, as it is now.
+    Kept,
+    /// It stays as it was: the news came of a request whose answers are not to be stored, which says nothing about the response.
+    Untouched,
+    /// It goes: the origin says now that it is not to be stored.
+    Removed,
 }
 
 /// What a 304 changes (RFC 9111, section 4.3.4). `stored` is what was stored for the URI when [`crate::reuse()`] decided, `conditional` what it
@@ -145,15 +156,20 @@ pub fn updated_by_head<S: Borrow<Stored>>(
     let news = |(index, stored): (usize, &Stored)| {
         let same = is_of_same(stored, &response.headers);
         let updated = same.then(|| update(stored, index, request, &response.headers, exchange, policy)).flatten();
-        updated.unwrap_or_else(|| expired(stored, index, exchange.received))
+        updated.unwrap_or_else(|| expired(stored, index, (request, exchange.received), policy))
     };
     matching.map(news).collect()
 }
 
-fn expired(stored: &Stored, index: usize, now: SystemTime) -> Updated {
+fn expired(stored: &Stored, index: usize, (request, now): (&request::Parts, SystemTime), policy: &Policy) -> Updated {
     let mut stored = stored.clone();
     stored.expire(now);
-    Updated { index, stored, keep: true }
+    let said = Directives::of(&stored.headers, policy).said;
+    let fate = match may_be_asked_by(&request.headers, &said, policy) {
+        Ok(()) => Fate::Kept,
+        Err(_) => Fate::Untouched,
+    };
+    Updated { index, stored, fate }
 }
 
 /// All validators and the length that the answer to a HEAD has are those of the stored response.
@@ -225,8 +241,13 @@ fn update(
     let initial_age = initial_age(news, exchange);
     let (status, part) = (stored.status, stored.part.clone());
     let stored = Stored { status, headers, selecting, exchange, initial_age, part, expired_at: None, terms };
-    let allowed = allowed(&request.headers, status, &said).and_then(|()| is_no_private_session(&stored, &said, policy));
-    Some(Updated { index, keep: known && allowed.is_ok(), stored })
+    let allowed = allowed(status, &said).and_then(|()| is_no_private_session(&stored, &said, policy));
+    let fate = match may_be_asked_by(&request.headers, &said, policy) {
+        _ if !known || allowed.is_err() => Fate::Removed,
+        Ok(()) => Fate::Kept,
+        Err(_) => Fate::Untouched,
+    };
+    Some(Updated { index, stored, fate })
 }
 
 /// New fields replace old ones of the same name.

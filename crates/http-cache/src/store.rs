@@ -63,6 +63,22 @@ impl Uncacheable {
             Self::TooLarge => "header-too-large",
         }
     }
+
+    /// It is in the response, and so likely in the next, whoever asks for that. Otherwise it lies in the request.
+    #[must_use]
+    pub const fn is_of_the_response(self) -> bool {
+        match self {
+            Self::NotUnderstood
+            | Self::NoStore
+            | Self::Private
+            | Self::VaryAny
+            | Self::SetCookie
+            | Self::NoFreshness
+            | Self::Useless
+            | Self::TooLarge => true,
+            Self::Method | Self::RequestNoStore | Self::Status | Self::Partial | Self::Authorization => false,
+        }
+    }
 }
 
 /// Decides whether the response may be stored, and makes what is to be kept of it. The body is the shell's, which stores it only when it
@@ -79,9 +95,10 @@ pub fn storable(
     policy: &Policy,
 ) -> Result<Stored, Uncacheable> {
     let said = Directives::of(&response.headers, policy).said;
-    may_be_asked_for(request, policy)?;
+    is_for_method(&request.method)?;
     has_status_to_store(response.status)?;
-    allowed(&request.headers, response.status, &said)?;
+    allowed(response.status, &said)?;
+    may_be_asked_by(&request.headers, &said, policy)?;
     let part = part(request, response)?;
     let selecting = Selecting::new(&response.headers, &request.headers).ok_or(Uncacheable::VaryAny)?;
     let exchange = Exchange { requested: whole_millis(exchange.requested), received: whole_millis(exchange.received) };
@@ -93,12 +110,23 @@ pub fn storable(
     Ok(stored)
 }
 
-pub(crate) fn may_be_asked_for(request: &request::Parts, policy: &Policy) -> Result<(), Uncacheable> {
-    if !matches!(request.method, Method::GET | Method::POST) {
-        return Err(Uncacheable::Method);
-    }
-    if policy.request_directives && RequestDirectives::of(&request.headers).no_store {
+pub(crate) fn is_for_method(method: &Method) -> Result<(), Uncacheable> {
+    if matches!(*method, Method::GET | Method::POST) { Ok(()) } else { Err(Uncacheable::Method) }
+}
+
+/// What the request has against it: that says nothing about what others ask for.
+pub(crate) fn may_be_asked_by(
+    request: &HeaderMap,
+    said: &ResponseDirectives,
+    policy: &Policy,
+) -> Result<(), Uncacheable> {
+    if policy.request_directives && RequestDirectives::of(request).no_store {
         return Err(Uncacheable::RequestNoStore);
+    }
+    // RFC 9111, section 3.5.
+    let shared = said.public || said.must_revalidate || said.s_maxage.is_some();
+    if request.contains_key(AUTHORIZATION) && !shared {
+        return Err(Uncacheable::Authorization);
     }
     Ok(())
 }
@@ -118,7 +146,7 @@ fn understood(status: StatusCode) -> bool {
 
 /// What the response's own words allow to a shared cache. `must-understand` counts instead of `no-store` where the status is understood
 /// (RFC 9111, section 5.2.2.3).
-pub(crate) fn allowed(request: &HeaderMap, status: StatusCode, said: &ResponseDirectives) -> Result<(), Uncacheable> {
+pub(crate) fn allowed(status: StatusCode, said: &ResponseDirectives) -> Result<(), Uncacheable> {
     if said.must_understand && !understood(status) {
         return Err(Uncacheable::NotUnderstood);
     }
@@ -127,11 +155,6 @@ pub(crate) fn allowed(request: &HeaderMap, status: StatusCode, said: &ResponseDi
     }
     if said.private.is_whole() {
         return Err(Uncacheable::Private);
-    }
-    // RFC 9111, section 3.5.
-    let shared = said.public || said.must_revalidate || said.s_maxage.is_some();
-    if request.contains_key(AUTHORIZATION) && !shared {
-        return Err(Uncacheable::Authorization);
     }
     Ok(())
 }

@@ -174,6 +174,27 @@ fn authorization() {
     }
 }
 
+/// A request whose answers are not to be stored takes nothing from others, who asked otherwise.
+#[test]
+fn who_may_not_store_removes_nothing() {
+    let first = "200 cache-control: max-age=60 | etag: \"a\" =A";
+    let miss = "200 fwd=uri-miss; fwd-status=200; stored =A";
+    for asked in ["authorization: garbage | cache-control: no-cache", "cache-control: no-cache, no-store"] {
+        let get: &'static str = format!("GET {asked}").leak();
+        let head: &'static str = format!("HEAD {asked}").leak();
+        check(&[
+            (0, "GET", first, miss),
+            (5, get, "304 x: y", "200 fwd=request; fwd-status=304 =A <- if-none-match: \"a\""),
+            (6, "GET", ".", "200 hit; ttl=54 =A"),
+            (7, head, "200 etag: \"b\"", "200 fwd=request; fwd-status=200; detail=method"),
+            (8, "GET", ".", "200 hit; ttl=52 =A"),
+            // What the response says is about it, whoever asked.
+            (9, get, "304 cache-control: private", "200 fwd=request; fwd-status=304 =A <- if-none-match: \"a\""),
+            (10, "GET", first, miss),
+        ]);
+    }
+}
+
 /// RFC 9111, section 4.2.
 #[test]
 fn freshness() {

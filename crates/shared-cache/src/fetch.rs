@@ -8,7 +8,7 @@ use http::{HeaderName, Method, Response, StatusCode, request::Parts, response};
 use http_body_util::BodyExt;
 use tracing::debug;
 use umbel_http_cache::{
-    Conditional, Content, Exchange, Failure, SharedError, Stamp, Stored, Updated, content, on_error, replaces,
+    Conditional, Content, Exchange, Failure, Fate, SharedError, Stamp, Stored, Updated, content, on_error, replaces,
     shared_error, shares_error, storable, strip_hop_by_hop, updated_by_304, updated_by_head,
 };
 
@@ -146,13 +146,14 @@ impl Question {
     ) -> Option<Answer> {
         let news = updated_by_304(&self.basis, conditional, &self.request, response, exchange, &cache.policy);
         let first = news.first()?;
+        let is_kept = first.fate == Fate::Kept;
         let mut answer = self.basis.get(first.index)?.with(first.stored.clone(), stamp.clone());
         let is_new = !answer.stored().matches(&self.request.headers, &cache.policy);
         if is_new {
             answer = answer.with(answer.stored().adopted_by(&self.request.headers)?, stamp.clone());
         }
         cache.update(self.key, &self.basis, news, stamp);
-        if is_new {
+        if is_new && is_kept {
             cache.put(self.key, &self.request, answer.clone());
         }
         self.has_content(&answer)
@@ -275,12 +276,12 @@ impl<A> SharedCache<A> {
             return;
         }
         self.shelves.change(key, |variants| {
-            for Updated { index, stored, keep } in news {
-                let place = basis.get(index).and_then(|old| position(variants, old));
-                match place {
-                    Some(place) if keep => variants[place] = variants[place].with(stored, stamp.clone()),
-                    Some(place) => drop(variants.remove(place)),
-                    None => {}
+            for Updated { index, stored, fate } in news {
+                let Some(place) = basis.get(index).and_then(|old| position(variants, old)) else { continue };
+                match fate {
+                    Fate::Kept => variants[place] = variants[place].with(stored, stamp.clone()),
+                    Fate::Untouched => {}
+                    Fate::Removed => drop(variants.remove(place)),
                 }
             }
         });

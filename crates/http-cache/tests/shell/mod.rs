@@ -8,8 +8,9 @@ use std::time::SystemTime;
 use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode, request, response};
 use umbel_http_cache::{
-    Body, Boundary, CacheStatus, Conditional, Content, Exchange, Failure, Plan, Policy, Reuse, Stored, Updated, answer,
-    content, invalidates, on_error, replaces, reuse, storable, strip_hop_by_hop, updated_by_304, updated_by_head,
+    Body, Boundary, CacheStatus, Conditional, Content, Exchange, Failure, Fate, Plan, Policy, Reuse, Stored, Updated,
+    answer, content, invalidates, on_error, replaces, reuse, storable, strip_hop_by_hop, updated_by_304,
+    updated_by_head,
 };
 
 /// A stored response and its body.
@@ -132,9 +133,9 @@ impl Cache {
         let Some(Updated { index, stored, .. }) = updated.first().cloned() else {
             return self.forward(at, None, Some(Conditional::default()), &[], origin);
         };
-        let kept: Vec<bool> = (0..self.entries[&at.key].len())
-            .map(|index| updated.iter().all(|updated| updated.index != index || updated.keep))
-            .collect();
+        let before = self.stored(&at.key);
+        let fate = |index| updated.iter().find(|updated| updated.index == index).map_or(Fate::Kept, |news| news.fate);
+        let (fates, is_kept): (Vec<_>, _) = ((0..before.len()).map(fate).collect(), fate(index) == Fate::Kept);
         self.update(&at.key, updated);
         let entries = self.entries.get_mut(&at.key).unwrap();
         let mut adopted = None;
@@ -148,8 +149,16 @@ impl Cache {
             return self.forward(at, None, Some(Conditional::default()), &[], origin);
         }
         let answer = self.serve(&at, index);
-        let mut kept = kept.into_iter();
-        self.entries.get_mut(&at.key).unwrap().retain(|_| kept.next().unwrap_or(true));
+        let mut fates = fates.into_iter().zip(before);
+        self.entries.get_mut(&at.key).unwrap().retain_mut(|(stored, _)| match fates.next() {
+            Some((Fate::Kept, _)) => true,
+            Some((Fate::Untouched, before)) => {
+                *stored = before;
+                true
+            }
+            Some((Fate::Removed, _)) => false,
+            None => is_kept,
+        });
         answer
     }
 
@@ -173,7 +182,8 @@ impl Cache {
         for uri in invalidates(at.request, &parts) {
             self.entries.remove(&uri.to_string());
         }
-        let updated = updated_by_head(&self.stored(&at.key), at.request, &parts, at.exchange(), &self.policy);
+        let mut updated = updated_by_head(&self.stored(&at.key), at.request, &parts, at.exchange(), &self.policy);
+        updated.retain(|updated| updated.fate == Fate::Kept);
         self.update(&at.key, updated);
         match storable(upstream, &parts, at.exchange(), &self.policy) {
             Ok(stored) => {
