@@ -1,5 +1,7 @@
 //! Conditional requests answered from a stored response (RFC 9111, section 4.3.2).
 
+use std::time::Duration;
+
 use http::header::{HeaderMap, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE};
 use http::{HeaderName, HeaderValue, Method, request};
 
@@ -72,7 +74,7 @@ fn has_tag(headers: &HeaderMap, stored: &Stored) -> bool {
     }
 }
 
-/// RFC 9110, section 13.1.5: a strong tag or the exact date.
+/// RFC 9110, section 13.1.5: a strong tag, or the exact date if that is strong.
 fn range_applies(headers: &HeaderMap, stored: &Stored) -> bool {
     let mut fields = headers.get_all(IF_RANGE).iter();
     match (fields.next(), fields.next()) {
@@ -83,8 +85,11 @@ fn range_applies(headers: &HeaderMap, stored: &Stored) -> bool {
 }
 
 fn is_validator_of(condition: &HeaderValue, stored: &Stored) -> bool {
+    // What was made in the second of its date may have been made anew in it (RFC 9110, section 8.8.2.2).
+    let is_strong =
+        |modified| stored.date().duration_since(modified).is_ok_and(|since| since >= Duration::from_secs(1));
     match RequestTag::only(condition) {
         Some(tag) => stored.etag().and_then(RequestTag::only).is_some_and(|ours| tag.is_strongly(&ours)),
-        None => parse_http_date(condition).is_some_and(|date| stored.last_modified() == Some(date)),
+        None => parse_http_date(condition).is_some_and(|date| stored.last_modified() == Some(date) && is_strong(date)),
     }
 }

@@ -195,6 +195,18 @@ fn who_may_not_store_removes_nothing() {
     }
 }
 
+/// RFC 9110, section 8.8.2.2.
+#[test]
+fn a_date_of_the_same_second_tells_no_parts_apart() {
+    let check_made = |made: i64, expected: &'static str| {
+        let answer = format!("200 cache-control: max-age=9 | last-modified: @-5 | date: @{made} =0123");
+        let line = "200 fwd=uri-miss; fwd-status=200; stored =0123";
+        check(&[(0, "GET", answer.leak(), line), (0, "GET range: bytes=0-1 | if-range: @-5", ".", expected)]);
+    };
+    check_made(-5, "200 hit; ttl=4 =0123");
+    check_made(-4, "206 hit; ttl=5 =01");
+}
+
 /// RFC 9111, section 4.2.
 #[test]
 fn freshness() {
