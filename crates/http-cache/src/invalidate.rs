@@ -11,7 +11,8 @@ const NAMED_IN: [HeaderName; 2] = [LOCATION, CONTENT_LOCATION];
 /// URIs whose stored responses are to be invalidated: the request's, and those of the same origin that the response names. Nothing after a
 /// safe method or an error. The shell removes all variants of each.
 ///
-/// The request's URI is taken as the key under which the shell stores; absolute if it is.
+/// The request's URI is taken as the key under which the shell stores; absolute if it is. Where it was sent is said by its
+/// `X-Forwarded-Host` and `X-Forwarded-Proto`, else by itself, else by its `Host`.
 #[must_use]
 pub fn invalidates(request: &request::Parts, response: &response::Parts) -> Vec<Uri> {
     let done = response.status.is_success() || response.status.is_redirection();
@@ -20,7 +21,7 @@ pub fn invalidates(request: &request::Parts, response: &response::Parts) -> Vec<
         return Vec::new();
     }
     let named = NAMED_IN.iter().flat_map(|name| response.headers.get_all(name).iter().take(1));
-    let named = named.filter_map(|reference| same_origin(&request.uri, reference));
+    let named = named.filter_map(|reference| same_origin(request, reference));
     let mut uris = vec![request.uri.clone()];
     for uri in named {
         if !uris.contains(&uri) {
@@ -82,6 +83,23 @@ mod tests {
         }
         check("/x", "/y", &["/x", "/y"]);
         check("/x", "https://a.example/y", &["/x"]);
+        let sent = |uri: &str, fields: &[(&str, &str)]| {
+            let request =
+                fields.iter().fold(Request::post(uri), |request, (name, value)| request.header(*name, *value));
+            let response = Response::builder().status(201).header("location", "https://www.site/posts/7");
+            let (request, response) = (request.body(()).unwrap(), response.body(()).unwrap());
+            let changed = invalidates(&request.into_parts().0, &response.into_parts().0);
+            changed.iter().map(Uri::to_string).collect::<Vec<_>>()
+        };
+        let secure = ("x-forwarded-proto", "https");
+        let forwarded = ("x-forwarded-host", "WWW.site:443");
+        assert_eq!(sent("/posts", &[("host", "www.site"), secure]), ["/posts", "/posts/7"]);
+        assert_eq!(sent("/posts", &[("host", "origin"), forwarded, secure]), ["/posts", "/posts/7"]);
+        let of_an_edge = "https://origin:8443/posts";
+        assert_eq!(sent(of_an_edge, &[forwarded, secure]), [of_an_edge, "https://origin:8443/posts/7"]);
+        for elsewhere in [&[("host", "www.site")][..], &[("host", "b"), secure], &[secure], &[("host", ""), secure]] {
+            assert_eq!(sent("/posts", elsewhere), ["/posts"]);
+        }
         let both = of("PUT", HERE, 200, &[("location", "/1"), ("content-location", "/2")]);
         assert_eq!(both, [HERE, "https://a.example/1", "https://a.example/2"]);
     }

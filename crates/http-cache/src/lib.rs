@@ -65,4 +65,5 @@ pub use stale::{Failure, on_error};
 pub use store::{Uncacheable, replaces, storable};
 pub use stored::{DecodeError, MAX_ENCODED, Part, Stored, TooLarge};
 pub use validators::{ETag, ETagError, Validators};
+pub use uri::normal_target;
 pub use vary::accept_encoding;

@@ -13,6 +13,8 @@ use std::{
     },
 };
 
+use crate::normal_target;
+
 mod keys;
 mod marks;
 
@@ -32,7 +34,7 @@ pub struct Purge {
     pub soft: bool,
     /// The whole site.
     pub everything: bool,
-    /// What is stored for exactly these targets, all variants of it.
+    /// What is stored for exactly these targets, in whatever form ([`normal_target`]), all variants of it.
     pub targets: Vec<String>,
     /// What is stored for targets that begin so.
     pub prefixes: Vec<String>,
@@ -173,7 +175,7 @@ impl Purges {
             return Standing::Good;
         }
         let site = self.sites.get(entry.site).filter(|site| stamp < site.latest());
-        let marks = site.map_or(Marks::default(), |site| site.of(entry.target.as_bytes(), &keys()));
+        let marks = site.map_or(Marks::default(), |site| site.of(normal_target(entry.target).as_bytes(), &keys()));
         let stale_before = marks.soft.max(self.unknown_before).max(self.unsure_before.unwrap_or_default());
         match stamp {
             _ if stamp < marks.hard => Standing::Gone,

@@ -206,7 +206,7 @@ fn is_what_get_brings(request: &request::Parts, stored: &Stored) -> Result<(), U
         return Ok(());
     }
     let location = only(&stored.headers, CONTENT_LOCATION);
-    let same = location.is_some_and(|location| same_resource(&request.uri, location));
+    let same = location.is_some_and(|location| same_resource(request, location));
     let explicit = stored.terms.basis == Basis::Explicit;
     if same && explicit && stored.status.is_success() { Ok(()) } else { Err(Uncacheable::Method) }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{Purge, SurrogateKeys};
+use crate::{normal_target, uri::normal_prefix};
 
 /// Of a mark beside its text, roughly.
 const OVERHEAD: usize = 96;
@@ -64,12 +65,14 @@ impl SiteMarks {
         let weight = &mut self.weight;
         let mut count = |text: &str| *weight += OVERHEAD + text.len();
         for text in &purge.targets {
+            let text = &*normal_target(text);
             self.targets
                 .entry(text.as_bytes().into())
                 .or_insert_with(|| new(&mut count, text))
                 .raise(epoch, purge.soft);
         }
         for text in &purge.prefixes {
+            let text = &*normal_prefix(text);
             self.prefixes
                 .entry(text.as_bytes().into())
                 .or_insert_with(|| new(&mut count, text))

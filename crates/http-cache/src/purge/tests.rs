@@ -28,6 +28,8 @@ fn what_matches_is_purged() {
     for (soft, purged) in [(false, Standing::Gone), (true, Standing::Stale)] {
         check(purge(soft, &["/a/b?c"], &[], &[]), purged);
         check(purge(soft, &["/a/b"], &[], &[]), Standing::Good);
+        check(purge(soft, &["/%61/b?%63"], &[], &[]), purged);
+        check(purge(soft, &[], &["/%61/%"], &[]), purged);
         check(purge(soft, &[], &["/a"], &[]), purged);
         check(purge(soft, &[], &["/a/b?c"], &[]), purged);
         check(purge(soft, &[], &["/a/b?d", "/a/b?", "/b"], &[]), purged);
