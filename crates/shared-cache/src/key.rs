@@ -1,10 +1,11 @@
-//! What a stored response is found by: the site, path and query of the request (RFC 9111, section 2). Not the host: all hosts
+//! What a stored response is found by: the site, path and query of the request (RFC 9111, section 2), in whatever form they are written. Not the host: all hosts
 //! of a site are the same server of the provider. Not the method: only what a GET brings is stored.
 
 use std::io::{Read, Write};
 
 use foyer::{Code, Error};
 use http::Uri;
+use umbel_http_cache::normal_target;
 
 /// The BLAKE3 hash of site id and target: keys are of one size, however long a URL is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,7 +14,7 @@ pub struct Key([u8; 32]);
 impl Key {
     /// For a request to the site `site_id`.
     pub fn of(site_id: &str, uri: &Uri) -> Self {
-        Self::hash(site_id.as_bytes(), target(uri).as_bytes())
+        Self::hash(site_id.as_bytes(), normal_target(target(uri)).as_bytes())
     }
 
     /// A piece of a stored body.

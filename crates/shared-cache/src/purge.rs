@@ -34,9 +34,15 @@ impl<A> SharedCache<A> {
         if found.iter().all(|variant| variant.stamp().epoch() >= purges.epoch()) {
             return found;
         }
+        let entry = Entry { site, target: target(uri) };
+        // Most purges are about something else: then nothing changes but how far each is known to be good.
+        if found.iter().all(|variant| standing(variant, &purges, entry) == Standing::Good) {
+            found.iter().for_each(|variant| variant.stamp().renew(purges.epoch()));
+            return found;
+        }
         let mut good = Arc::default();
         self.shelves.change(*key, |variants| {
-            variants.retain_mut(|variant| remains(variant, &purges, Entry { site, target: target(uri) }));
+            variants.retain_mut(|variant| remains(variant, &purges, entry));
             good = variants.as_slice().into();
         });
         good
