@@ -30,7 +30,7 @@ use umbel_service::{
     installation::Installation,
     passing::{self, BreaksOffLast},
 };
-use umbel_shared_cache::{Answered, Failed, Key, Place, Planned, Segment, SharedCache, Shelves, at_once, pieces};
+use umbel_shared_cache::{Answered, Failed, Place, Planned, Segment, SharedCache, Shelves, at_once, pieces};
 
 use self::{client::PullClient, forward::Forward, guard::Guard, provider::Providers, versions::Versions};
 use crate::version::Shelf;
@@ -180,7 +180,7 @@ impl Pull {
     /// Forgets what is stored of an object.
     pub(crate) fn forget(&self, site_id: &str, path: &ObjectPath) {
         if let Some(target) = versions::target(path) {
-            self.cache.shelves().remove(&Key::of(site_id, &target));
+            self.cache.forget(site_id, &target);
         }
     }
 

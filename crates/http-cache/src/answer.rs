@@ -3,10 +3,13 @@
 use std::time::SystemTime;
 
 use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
-use http::{HeaderValue, Method, StatusCode, request};
+use http::{HeaderValue, Method, StatusCode, request, response};
 
 use crate::conditions::evaluate_stored;
-use crate::{Body, Boundary, MultipartFraming, Plan, Precondition, RangeOutcome, Stored, content_range, select};
+use crate::vary::Selecting;
+use crate::{
+    Body, Boundary, Exchange, MultipartFraming, Plan, Policy, Precondition, RangeOutcome, Stored, content_range, select,
+};
 
 /// Fields that describe a representation, which a 304 does not bring (RFC 9110, section 15.4.5). The type stays: another cache that
 /// asked learns by it that the type has changed (`content-language` likewise).
@@ -47,6 +50,34 @@ pub fn answer(
             }
             whole
         }
+    }
+}
+
+/// A 200 that is not stored, and was asked for without the client's conditions and range: makes of it what the client asked for, as far as
+/// that needs nothing but the body as it comes. False: nothing of that.
+pub fn as_asked(request: &request::Parts, response: &mut response::Parts, exchange: Exchange, policy: &Policy) -> bool {
+    let selecting = Selecting::default();
+    let stored = Stored::new(response.status, &response.headers, selecting, exchange, None, policy);
+    let length = response.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    match evaluate_stored(request, &stored) {
+        Precondition::NotModified => {
+            for name in OF_A_REPRESENTATION {
+                response.headers.remove(name);
+            }
+            response.status = StatusCode::NOT_MODIFIED;
+            false
+        }
+        Precondition::Proceed { range_applies: true } if response.status == StatusCode::OK => {
+            let range = length.map(|length| select(&request.headers, length));
+            if let (Some(RangeOutcome::Single(range)), Some(length)) = (range, length)
+                && range == (0..length)
+            {
+                response.status = StatusCode::PARTIAL_CONTENT;
+                response.headers.insert(CONTENT_RANGE, content_range(Some(&range), length));
+            }
+            true
+        }
+        Precondition::Proceed { .. } | Precondition::Failed => true,
     }
 }
 
@@ -106,4 +137,36 @@ fn empty(plan: Plan, status: StatusCode) -> Plan {
 fn with(mut plan: Plan, name: http::HeaderName, value: HeaderValue) -> Plan {
     plan.headers.insert(name, value);
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use http::{Request, Response};
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_stored_is_what_was_asked_for() {
+        let check = |asked: (&str, &str), length: Option<&str>, expected: &str| {
+            let request = Request::get("/").header(asked.0, asked.1).body(()).unwrap().into_parts().0;
+            let response = Response::builder().header("etag", "\"a\"").header("set-cookie", "s=1");
+            let response =
+                length.into_iter().fold(response, |response, length| response.header("content-length", length));
+            let mut response = response.body(()).unwrap().into_parts().0;
+            let exchange = Exchange { requested: UNIX_EPOCH, received: UNIX_EPOCH };
+            let has_body = as_asked(&request, &mut response, exchange, &Policy::default());
+            let said = |name: &str| response.headers.get(name).map_or("-", |value| value.to_str().unwrap());
+            let (length, range, cookie) = (said("content-length"), said("content-range"), said("set-cookie"));
+            let got = format!("{} {has_body} {length} {range} {cookie}", response.status.as_u16());
+            assert_eq!(got, expected, "{asked:?}");
+        };
+        check(("if-none-match", "\"a\""), Some("9"), "304 false - - s=1");
+        check(("if-none-match", "\"b\""), Some("9"), "200 true 9 - s=1");
+        check(("range", "bytes=0-"), Some("9"), "206 true 9 bytes 0-8/9 s=1");
+        check(("range", "bytes=0-"), None, "200 true - - s=1");
+        check(("range", "bytes=1-"), Some("9"), "200 true 9 - s=1");
+        check(("range", "bytes=0-"), Some("0"), "200 true 0 - s=1");
+    }
 }

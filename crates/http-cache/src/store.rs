@@ -123,12 +123,15 @@ pub(crate) fn may_be_asked_by(
     if policy.request_directives && RequestDirectives::of(request).no_store {
         return Err(Uncacheable::RequestNoStore);
     }
-    // RFC 9111, section 3.5.
-    let shared = said.public || said.must_revalidate || said.s_maxage.is_some();
-    if request.contains_key(AUTHORIZATION) && !shared {
+    if request.contains_key(AUTHORIZATION) && !is_for_authorized(said) {
         return Err(Uncacheable::Authorization);
     }
     Ok(())
+}
+
+/// RFC 9111, section 3.5.
+pub(crate) fn is_for_authorized(said: &ResponseDirectives) -> bool {
+    said.public || said.must_revalidate || said.s_maxage.is_some()
 }
 
 /// Final, and about the resource. A 304, 412 or 416 is about conditions and ranges that other requests do not have.

@@ -10,7 +10,8 @@ use http::{HeaderValue, StatusCode};
 use crate::age::{Exchange, initial_age};
 use crate::date::parse_http_date;
 use crate::freshness::Terms;
-use crate::hop_by_hop::strip_hop_by_hop;
+use crate::hop_by_hop::{is_hop_by_hop, strip_hop_by_hop};
+use crate::store::is_for_authorized;
 use crate::targeted::Directives;
 use crate::vary::Selecting;
 use crate::{Freshness, Policy, http_date};
@@ -99,6 +100,12 @@ impl Stored {
         self.selecting.0.iter().any(|(name, _)| names.contains(name))
     }
 
+    /// Whether the answer to a request with `Authorization` that says the same may be for others, too (RFC 9111, section 3.5).
+    #[must_use]
+    pub fn may_answer_authorized(&self, policy: &Policy) -> bool {
+        is_for_authorized(&Directives::of(&self.headers, policy).said)
+    }
+
     /// Its age and lifetime (RFC 9111, section 4.2). A clock that went back makes it no younger than it came.
     #[must_use]
     pub fn freshness(&self, now: SystemTime) -> Freshness {
@@ -158,6 +165,19 @@ pub(crate) fn storable_fields(headers: &HeaderMap, received: SystemTime, policy:
     kept
 }
 
+/// Fields of a response that are not in what is stored of it, because it names them in `no-cache` or `private`: they are for the one who
+/// asked for it, and whoever else is answered from store does not get them. `response` is the header that came, a 304's too.
+#[must_use]
+pub fn withheld_fields(stored: &Stored, response: &HeaderMap, policy: &Policy) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for name in withheld(&stored.headers, policy) {
+        if !is_hop_by_hop(name.as_str()) && !fields.contains_key(&name) {
+            fields.extend(response.get_all(&name).iter().map(|value| (name.clone(), value.clone())));
+        }
+    }
+    fields
+}
+
 /// Fields that `no-cache` or `private` keep out of the cache (RFC 9111, sections 5.2.2.4 and 5.2.2.7).
 fn withheld(headers: &HeaderMap, policy: &Policy) -> Vec<HeaderName> {
     let said = Directives::of(headers, policy).said;
@@ -177,5 +197,29 @@ impl fmt::Debug for Stored {
             .field("expired_at", &self.expired_at)
             .field("terms", &self.terms)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+
+    use super::*;
+
+    #[test]
+    fn what_is_named_is_not_kept_and_yet_there_for_the_asker() {
+        let policy = Policy::default();
+        let request = Request::get("/").body(()).unwrap().into_parts().0;
+        let response = Response::builder()
+            .header("cache-control", "max-age=9, private=\"x, connection\", no-cache=\"Set-Cookie\"");
+        let response = response.header("x", "1").header("set-cookie", "a").header("set-cookie", "b").header("y", "2");
+        let response = response.header("connection", "close").body(()).unwrap().into_parts().0;
+        let now = std::time::UNIX_EPOCH;
+        let stored = crate::storable(&request, &response, Exchange { requested: now, received: now }, &policy).unwrap();
+        assert!(!stored.headers().contains_key("x") && !stored.headers().contains_key("set-cookie"));
+        let own = withheld_fields(&stored, &response.headers, &policy);
+        let mut all: Vec<_> = own.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        all.sort();
+        assert_eq!(all, ["set-cookie: a", "set-cookie: b", "x: 1"]);
     }
 }

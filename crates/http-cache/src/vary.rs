@@ -1,14 +1,15 @@
 //! Which requests a stored response may answer (RFC 9111, section 4.1; RFC 9110, section 12.5.5).
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
+use std::hash::{Hash, Hasher};
 
 use http::header::{
     ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_LANGUAGE, COOKIE, HeaderMap, VARY,
 };
 use http::{HeaderName, HeaderValue};
 
-use crate::Policy;
 use crate::list::members;
+use crate::{Policy, Stored};
 
 /// Fields that one response may vary on; one that names more varies on everything.
 pub(crate) const MAX_NAMES: usize = 64;
@@ -30,6 +31,18 @@ impl Selecting {
             same(name, stored.as_deref(), said(request, name).as_deref())
                 || policy.negotiate_language && *name == ACCEPT_LANGUAGE && in_best_language(request, response)
         })
+    }
+}
+
+/// Tells requests apart that differ in fields which decide what they get of what is stored (`Vary`), by putting these into `state`. Those
+/// that do not will get the same: one of them is enough to ask. With nothing stored, all are alike.
+pub fn hash_selecting<S: Borrow<Stored>>(stored: &[S], request: &HeaderMap, state: &mut impl Hasher) {
+    let names = stored.iter().flat_map(|stored| stored.borrow().selecting.0.iter().map(|(name, _)| name));
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable_by_key(|name| name.as_str());
+    names.dedup();
+    for name in names {
+        (name, said(request, name).map(|said| normal(name, &said))).hash(state);
     }
 }
 
@@ -156,6 +169,28 @@ mod tests {
             headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
         }
         headers
+    }
+
+    #[test]
+    fn requests_are_told_apart_by_what_is_stored() {
+        let stored = |vary: &str| {
+            let headers = headers(&[("vary", vary)]);
+            let exchange = crate::Exchange { requested: std::time::UNIX_EPOCH, received: std::time::UNIX_EPOCH };
+            let selecting = Selecting::new(&headers, &HeaderMap::new()).unwrap();
+            Stored::new(http::StatusCode::OK, &headers, selecting, exchange, None, &Policy::default())
+        };
+        let of = |stored: &[Stored], fields: &[(&str, &str)]| {
+            let mut state = std::hash::DefaultHasher::new();
+            hash_selecting(stored, &headers(fields), &mut state);
+            state.finish()
+        };
+        let (both, one) = ([stored("a"), stored("accept, a")], [stored("a")]);
+        assert_eq!(of(&[], &[("a", "1")]), of(&[], &[("a", "2")]), "nothing is known");
+        assert_ne!(of(&one, &[("a", "1")]), of(&one, &[("a", "2")]));
+        assert_ne!(of(&one, &[("a", "")]), of(&one, &[]));
+        assert_eq!(of(&one, &[("a", "1"), ("b", "1")]), of(&one, &[("a", "1"), ("accept", "x")]));
+        assert_ne!(of(&both, &[("accept", "x")]), of(&both, &[("accept", "y")]));
+        assert_eq!(of(&both, &[("accept", "x, y")]), of(&both, &[("accept", "y;q=1,x")]));
     }
 
     #[track_caller]

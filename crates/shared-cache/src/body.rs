@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use self::tail::Tail;
@@ -39,7 +39,15 @@ pub(crate) const SHORT: usize = 64 * 1024;
 const AHEAD: u64 = 4 * 1024 * 1024;
 
 /// So long a body waits for a disk that is behind. The store drops what it has no room for, and a body with a hole is of no use.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Nobody begins to wait for a body that has brought nothing for so long: it may be dead, and whoever asks anew is not.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A body of which nobody knows how long it is may have no end. So much of it is taken in beyond what the last reader has seen; then
+/// it is given up if there is none. Nearly all pages that servers make as they send them are shorter, and one that is not costs another
+/// question; it must be little beside what a store of bodies holds, or one endless answer would put everything else out.
+const UNREAD: u64 = 64 * 1024 * 1024;
 
 /// Why a body cannot be read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +72,14 @@ enum End {
 struct Progress {
     length: u64,
     end: End,
+    /// When something came last, or could have if readers had not held it up.
+    at: Instant,
+}
+
+impl Progress {
+    fn new(length: u64, end: End) -> Self {
+        Self { length, end, at: Instant::now() }
+    }
 }
 
 /// The body of one stored response.
@@ -94,7 +110,7 @@ impl Body {
         Self {
             id: rand::random(),
             pieces,
-            progress: watch::Sender::new(Progress { length: 0, end: End::NotYet }),
+            progress: watch::Sender::new(Progress::new(0, End::NotYet)),
             short: OnceLock::new(),
             tail: Mutex::default(),
             readers: AtomicUsize::new(0),
@@ -109,7 +125,7 @@ impl Body {
     /// A short body that is all there.
     pub(crate) fn that_is_short(pieces: Pieces, bytes: Bytes) -> Self {
         let body = Self::new(pieces);
-        body.progress.send_replace(Progress { length: bytes.len() as u64, end: End::Here });
+        body.progress.send_replace(Progress::new(bytes.len() as u64, End::Here));
         drop(body.short.set(bytes));
         body
     }
@@ -117,7 +133,7 @@ impl Body {
     /// A body of which everything is elsewhere.
     pub fn that_is(pieces: Pieces, length: u64, place: Arc<dyn Elsewhere>) -> Self {
         let body = Self::new(pieces);
-        body.progress.send_replace(Progress { length, end: End::Here });
+        body.progress.send_replace(Progress::new(length, End::Here));
         body.tail.lock().unwrap_or_else(PoisonError::into_inner).start = length;
         body.kept.send_replace(Kept::There(place));
         body
@@ -150,7 +166,7 @@ impl Body {
         if let Some(short) = self.short.get() {
             return Some(short.len() as u64);
         }
-        let Progress { length, end } = *self.progress.borrow();
+        let Progress { length, end, .. } = *self.progress.borrow();
         (end == End::Here).then_some(length)
     }
 
@@ -181,10 +197,13 @@ impl Body {
                 }
                 (step.len() as u64, tail.is_ahead_of_disk())
             };
-            self.progress.send_modify(|progress| progress.length += step);
+            self.progress.send_modify(|progress| {
+                progress.length += step;
+                progress.at = Instant::now();
+            });
             if is_ahead_of_disk {
                 // A disk that does not even do that has no claim to the whole.
-                drop(timeout(PATIENCE, self.pieces.storage().wait()).await);
+                drop(timeout(DISK_PATIENCE, self.pieces.storage().wait()).await);
             }
             self.keep_pace().await;
         }
@@ -200,11 +219,30 @@ impl Body {
     async fn keep_pace(&self) {
         loop {
             let moved = self.moved.notified();
-            if self.progress.borrow().length.saturating_sub(self.pace()) <= AHEAD {
+            if !self.is_held_up() {
                 return;
             }
             moved.await;
+            self.progress.send_if_modified(|progress| {
+                progress.at = Instant::now();
+                false
+            });
         }
+    }
+
+    /// It waits for readers, not for who brings it.
+    fn is_held_up(&self) -> bool {
+        self.progress.borrow().length.saturating_sub(self.pace()) > AHEAD
+    }
+
+    /// Bytes that have come.
+    pub(crate) fn so_far(&self) -> u64 {
+        self.progress.borrow().length
+    }
+
+    /// So much has come that nobody wants, and nobody knows how much more will.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.pace() == u64::MAX && self.so_far().saturating_sub(self.furthest.load(Ordering::Acquire)) > UNREAD
     }
 
     /// Where the one is who decides how fast it comes in.
@@ -292,8 +330,14 @@ impl Body {
 
     /// Whether a reader could begin to read this range, or will when it has come in; what of it has come in is all there. A disk
     /// that is slower than what came in has not taken every piece.
+    /// Nor is one begun that would wait for a body which has been silent for long.
     pub async fn can_serve(&self, range: &Range<u64>) -> bool {
-        let here = range.start..range.end.min(self.progress.borrow().length);
+        let progress = *self.progress.borrow();
+        let waits = progress.end == End::NotYet && progress.length < range.end;
+        if waits && progress.at.elapsed() >= PATIENCE && !self.is_held_up() {
+            return false;
+        }
+        let here = range.start..range.end.min(progress.length);
         here.is_empty() || self.has_pieces(&here) && self.piece_at(here.start).await.is_ok()
     }
 

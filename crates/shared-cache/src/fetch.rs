@@ -4,15 +4,22 @@
 use std::{sync::Arc, time::SystemTime};
 
 use axum::body::Body as HttpBody;
-use http::{HeaderName, Method, Response, StatusCode, request::Parts, response};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode, header, request::Parts, response};
 use http_body_util::BodyExt;
 use tracing::debug;
 use umbel_http_cache::{
-    Conditional, Content, Exchange, Failure, Fate, SharedError, Stamp, Stored, Updated, content, on_error, replaces,
-    shared_error, shares_error, storable, strip_hop_by_hop, updated_by_304, updated_by_head,
+    Conditional, Content, Exchange, Failure, Fate, SharedError, Stamp, Stored, Updated, as_asked, content, on_error,
+    replaces, shared_error, shares_error, storable, strip_hop_by_hop, updated_by_304, updated_by_head, withheld_fields,
 };
 
-use crate::{Ask, Failed, SharedCache, body::Body, key::Key, shelf::Variant};
+use crate::{
+    Ask, Failed, SharedCache,
+    body::{Body, SHORT},
+    changes::Since,
+    collapse::{self, Read},
+    key::Key,
+    shelf::Variant,
+};
 
 /// What this cache can do for origins that address it (W3C Edge Architecture).
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
@@ -52,14 +59,37 @@ pub(crate) struct Unshared {
     pub(crate) error: Option<(SharedError, Stamp)>,
 }
 
-/// For `Cache-Status`.
-#[derive(Debug, Clone, Copy, Default)]
+/// What is to be known of an answer beside it.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Note {
     /// What the provider's server answered.
     pub(crate) status: Option<StatusCode>,
     pub(crate) stored: bool,
     /// Why it was not stored, or served stale.
     pub(crate) detail: Option<&'static str>,
+    pub(crate) whose: Whose,
+    /// Fields that are the asker's and not stored.
+    pub(crate) own: HeaderMap,
+}
+
+/// For whom an answer is, of those who wait for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Whose {
+    #[default]
+    All,
+    /// For the asker; others are to look again. It may be older than something that was changed, or the asker asked for himself.
+    Outdated,
+    /// For the asker.
+    Askers,
+    /// For the asker, and the next one for whoever asks for that.
+    EachAskers,
+}
+
+/// When a question went out.
+#[derive(Debug, Clone)]
+struct Asked {
+    stamp: Stamp,
+    since: Since,
 }
 
 impl Question {
@@ -78,7 +108,7 @@ impl Question {
 
     async fn try_once<A: Ask>(&self, cache: &Arc<SharedCache<A>>) -> Option<Answer> {
         let requested = SystemTime::now();
-        let (sent, stamp) = (self.sent(cache), cache.stamp());
+        let (sent, asked) = (self.sent(cache), Asked { stamp: cache.stamp(), since: cache.changes.now() });
         let response = match cache.ask.ask(&self.site_id, &sent).await {
             Ok(response) => response,
             Err(failed) => return Some(self.without_answer(cache, failed)),
@@ -86,11 +116,11 @@ impl Question {
         let exchange = Exchange { requested, received: SystemTime::now() };
         let (parts, body) = response.into_parts();
         if let (StatusCode::NOT_MODIFIED, Some(conditional)) = (parts.status, &self.conditional) {
-            return self.confirmed(cache, conditional, &parts, exchange, &stamp);
+            return self.confirmed(cache, conditional, &parts, exchange, &asked);
         }
         match self.stale(cache, Failure::Status(parts.status)) {
             Some(stale) => Some(stale),
-            None => self.take(cache, sent, Response::from_parts(parts, body), exchange, stamp),
+            None => self.take(cache, sent, Response::from_parts(parts, body), exchange, asked).await,
         }
     }
 
@@ -124,6 +154,15 @@ impl Question {
         is_for_this.then_some(Answer::Stored(error, Note { status: Some(status), ..Note::default() }))
     }
 
+    /// Someone else's question, which went out when this reader was here already, brought what is stored now: it is as new as what he
+    /// would be told himself. None if it does not answer him.
+    pub(crate) fn answered_by<A>(&self, cache: &SharedCache<A>, variant: Variant) -> Option<Answer> {
+        let is_for_this = cache.is_good(&self.site_id, &self.request.uri, &variant)
+            && variant.stored().matches(&self.request.headers, &cache.policy)
+            && self.has_content(&variant);
+        is_for_this.then(|| Answer::Stored(variant, Note::default()))
+    }
+
     /// What was to be validated, if it may be served because that failed.
     fn stale<A>(&self, cache: &SharedCache<A>, failure: Failure) -> Option<Answer> {
         let variant = self.basis.get(self.about?)?;
@@ -132,7 +171,7 @@ impl Question {
         }
         on_error(variant.stored(), &self.request, failure, &cache.policy, SystemTime::now())?;
         let status = if let Failure::Status(status) = failure { Some(status) } else { None };
-        Some(Answer::Stored(variant.clone(), Note { status, stored: false, detail: Some("stale-if-error") }))
+        Some(Answer::Stored(variant.clone(), Note { status, detail: Some("stale-if-error"), ..Note::default() }))
     }
 
     /// A 304: what it confirms, the first of which answers the question. None if it is about something that we do not have.
@@ -142,71 +181,98 @@ impl Question {
         conditional: &Conditional,
         response: &response::Parts,
         exchange: Exchange,
-        stamp: &Stamp,
+        Asked { stamp, since }: &Asked,
     ) -> Option<Answer> {
         let news = updated_by_304(&self.basis, conditional, &self.request, response, exchange, &cache.policy);
         let first = news.first()?;
-        let is_kept = first.fate == Fate::Kept;
+        let whose = match first.fate {
+            Fate::Kept if !cache.changes.has(&self.key, *since) => Whose::All,
+            Fate::Kept | Fate::Untouched => Whose::Outdated,
+            Fate::Removed => Whose::EachAskers,
+        };
         let mut answer = self.basis.get(first.index)?.with(first.stored.clone(), stamp.clone());
         let is_new = !answer.stored().matches(&self.request.headers, &cache.policy);
         if is_new {
             answer = answer.with(answer.stored().adopted_by(&self.request.headers)?, stamp.clone());
         }
         cache.update(self.key, &self.basis, news, stamp);
-        if is_new && is_kept {
-            cache.put(self.key, &self.request, answer.clone());
+        if is_new && whose == Whose::All {
+            cache.put(self.key, &self.request, answer.clone(), *since);
         }
-        self.has_content(&answer)
-            .then_some(Answer::Stored(answer, Note { status: Some(response.status), ..Note::default() }))
+        let own = withheld_fields(answer.stored(), &response.headers, &cache.policy);
+        let note = Note { status: Some(response.status), whose, own, ..Note::default() };
+        self.has_content(&answer).then_some(Answer::Stored(answer, note))
     }
 
     /// Any other response. None if it is a part for a reader who wanted more.
-    fn take<A: Ask>(
+    async fn take<A: Ask>(
         &self,
         cache: &Arc<SharedCache<A>>,
         sent: Parts,
         response: Response<HttpBody>,
         exchange: Exchange,
-        stamp: Stamp,
+        asked: Asked,
     ) -> Option<Answer> {
-        let (mut parts, body) = response.into_parts();
+        let (mut parts, mut body) = response.into_parts();
         let news = updated_by_head(&self.basis, &sent, &parts, exchange, &cache.policy);
-        cache.update(self.key, &self.basis, news, &stamp);
+        cache.update(self.key, &self.basis, news, &asked.stamp);
         let note = Note { status: Some(parts.status), ..Note::default() };
-        let reason = match storable(&sent, &parts, exchange, &cache.policy) {
+        let (reason, whose) = match storable(&sent, &parts, exchange, &cache.policy) {
             Ok(stored) => {
+                let own = withheld_fields(&stored, &parts.headers, &cache.policy);
                 let body_here = Arc::new(Body::new(cache.pieces.clone()));
-                let variant = Variant::new(stored, body_here, stamp.clone());
+                let variant = Variant::new(stored, body_here, asked.stamp.clone());
                 if self.has_content(&variant) {
-                    return Some(self.store(cache, sent, variant, body, note));
+                    return Some(self.store(cache, (sent, asked.since), variant, body, Note { own, ..note }).await);
                 }
-                "another-part"
+                ("another-part", Whose::Askers)
             }
-            Err(why) => why.as_str(),
+            Err(why) if why.is_of_the_response() && !is_error(parts.status) => (why.as_str(), Whose::EachAskers),
+            Err(why) => (why.as_str(), Whose::Askers),
         };
         // A part for a reader who wanted more.
         if self.conditional.is_some() && parts.status == StatusCode::PARTIAL_CONTENT {
             return None;
         }
-        let error = shared_error(&sent, &parts, exchange, &cache.policy).map(|error| (error, stamp));
+        let error = shared_error(&sent, &parts, exchange, &cache.policy).map(|error| (error, asked.stamp));
         strip_hop_by_hop(&mut parts.headers);
+        // We asked for the whole, and it turns out that this is for nobody but the reader.
+        if self.conditional.is_some() && !as_asked(&self.request, &mut parts, exchange, &cache.policy) {
+            body = HttpBody::empty();
+        }
         let response = Response::from_parts(parts, body);
-        let note = Note { detail: Some(reason), ..note };
+        let note = Note { detail: Some(reason), whose, ..note };
         Some(Answer::Unshared(Box::new(Unshared { response, note, error })))
     }
 
-    fn store<A: Ask>(
+    async fn store<A: Ask>(
         &self,
         cache: &Arc<SharedCache<A>>,
-        sent: Parts,
+        (sent, since): (Parts, Since),
         variant: Variant,
-        body: HttpBody,
+        mut body: HttpBody,
         note: Note,
     ) -> Answer {
-        cache.put(self.key, &sent, variant.clone());
-        cache.ask.storing(&self.site_id, &sent, &variant);
-        cache.tasks.spawn(pump(cache.clone(), self.key, variant.clone(), body));
-        Answer::Stored(variant, Note { stored: true, ..note })
+        let length = length_of(variant.stored());
+        // Who has something else to show need not begin with what may break off.
+        if length.is_some_and(|length| length <= SHORT as u64)
+            && let Some(stale) = self.stale(cache, Failure::Unreachable)
+        {
+            let (same, read) = collapse::read(body).await;
+            match read {
+                Read::Broken => return stale,
+                Read::All(bytes) if Some(bytes.len() as u64) != length => return stale,
+                Read::All(_) | Read::NotAll => body = same,
+            }
+        }
+        let replaced = cache.put(self.key, &sent, variant.clone(), since);
+        let (stored, whose) = if replaced.is_some() { (true, Whose::All) } else { (false, Whose::Outdated) };
+        if stored {
+            cache.ask.storing(&self.site_id, &sent, &variant);
+        }
+        let replaced = replaced.unwrap_or_default();
+        cache.tasks.spawn(pump(cache.clone(), self.key, variant.clone(), replaced, body));
+        Answer::Stored(variant, Note { stored, whose, ..note })
     }
 
     /// With what was there before, a response has all that the reader wants.
@@ -231,20 +297,44 @@ pub(crate) fn copy(parts: &Parts) -> Parts {
     copy
 }
 
-/// Takes a body in to its end, whoever waits for it or not.
-async fn pump<A: Ask>(cache: Arc<SharedCache<A>>, key: Key, variant: Variant, mut incoming: HttpBody) {
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
+/// Bytes that the body of a response has, if it says so.
+fn length_of(stored: &Stored) -> Option<u64> {
+    match stored.part() {
+        Some(part) => Some(part.range.end - part.range.start),
+        None => stored.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok(),
+    }
+}
+
+/// Why a body does not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum BrokenOff {
+    #[error("the answer broke off")]
+    Answer(#[from] axum::Error),
+    #[error("it is not as long as it should be")]
+    Length,
+    #[error("nobody reads it, and nobody knows how long it is")]
+    Unread,
+    #[error("this program ends")]
+    Shutdown,
+}
+
+/// Takes a body in to its end, whoever waits for it or not. If that does not come, what it replaced is still better than nothing.
+async fn pump<A: Ask>(
+    cache: Arc<SharedCache<A>>,
+    key: Key,
+    variant: Variant,
+    replaced: Vec<Variant>,
+    incoming: HttpBody,
+) {
     let body = variant.body();
-    body.expect(http_body::Body::size_hint(&incoming).exact());
-    let outcome = cache.shutdown.run_until_cancelled(async {
-        while let Some(frame) = incoming.frame().await {
-            if let Ok(bytes) = frame?.into_data() {
-                body.push(bytes).await;
-            }
-        }
-        Ok::<(), axum::Error>(())
-    });
-    match outcome.await {
-        Some(Ok(())) => {
+    body.expect(length_of(variant.stored()));
+    let outcome = cache.shutdown.run_until_cancelled(take_in(body, incoming, length_of(variant.stored())));
+    match outcome.await.unwrap_or(Err(BrokenOff::Shutdown)) {
+        Ok(()) => {
             body.complete();
             // Its weight is known only now.
             cache.shelves.change(key, |variants| {
@@ -253,21 +343,49 @@ async fn pump<A: Ask>(cache: Arc<SharedCache<A>>, key: Key, variant: Variant, mu
                 }
             });
         }
-        failed @ (Some(Err(_)) | None) => {
-            debug!(?failed, "a body broke off on its way here");
+        Err(why) => {
+            debug!(error = &why as &dyn std::error::Error, "a body does not come to its end");
+            cache.shelves.change(key, |variants| {
+                let before = variants.len();
+                variants.retain(|other| !other.is_same(&variant));
+                // Otherwise something newer is there, or it was to be forgotten.
+                if variants.len() < before {
+                    variants.splice(0..0, replaced);
+                }
+            });
             body.cut_off();
-            cache.shelves.change(key, |variants| variants.retain(|other| !other.is_same(&variant)));
         }
     }
 }
 
+async fn take_in(body: &Body, mut incoming: HttpBody, length: Option<u64>) -> Result<(), BrokenOff> {
+    while let Some(frame) = incoming.frame().await {
+        let Ok(bytes) = frame?.into_data() else { continue };
+        if length.is_some_and(|length| body.so_far() + bytes.len() as u64 > length) {
+            return Err(BrokenOff::Length);
+        }
+        body.push(bytes).await;
+        if length.is_none() && body.is_unread() {
+            return Err(BrokenOff::Unread);
+        }
+    }
+    if length.is_some_and(|length| body.so_far() != length) { Err(BrokenOff::Length) } else { Ok(()) }
+}
+
 impl<A> SharedCache<A> {
-    /// Stores a response in place of those that it replaces.
-    pub(crate) fn put(&self, key: Key, request: &Parts, new: Variant) {
+    /// Stores a response that was asked for then in place of those that it replaces, which are returned. None if its target was
+    /// changed since: it is not stored.
+    pub(crate) fn put(&self, key: Key, request: &Parts, new: Variant, since: Since) -> Option<Vec<Variant>> {
+        let mut replaced = None;
         self.shelves.change(key, |variants| {
-            variants.retain(|old| !replaces(new.stored(), old.stored(), &request.headers, &self.policy));
+            if self.changes.has(&key, since) {
+                return;
+            }
+            let is_old = |old: &mut Variant| replaces(new.stored(), old.stored(), &request.headers, &self.policy);
+            replaced = Some(variants.extract_if(.., is_old).collect());
             variants.push(new);
         });
+        replaced
     }
 
     /// Takes over what the provider's server said about stored responses; what changed meanwhile is left alone.

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::body::Body as HttpBody;
-use http::{Response, StatusCode, request::Parts};
+use http::{Response, StatusCode, Uri, request::Parts};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_http_cache::{Policy, Purges, invalidates};
 
 mod answer;
 mod body;
+mod changes;
 mod collapse;
 mod elsewhere;
 mod fetch;
@@ -23,6 +24,8 @@ pub mod pieces;
 mod plan;
 mod purge;
 mod shelf;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 pub use answer::Answered;
@@ -33,7 +36,7 @@ pub use pieces::Pieces;
 pub use plan::{Planned, Segment, at_once, bytes};
 pub use shelf::{Shelves, Variant};
 
-use self::{answer::Same, collapse::Ended, turn::Turns};
+use self::{answer::Same, changes::Changes, collapse::Ended, turn::Turns};
 
 /// Whom a cache asks for what it has not stored.
 pub trait Ask: std::fmt::Debug + Send + Sync + 'static {
@@ -101,6 +104,7 @@ pub struct SharedCache<A> {
     pieces: Pieces,
     turns: Turns<Same, Ended>,
     purges: ArcSwap<Purges>,
+    changes: Changes,
     ask: A,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -115,8 +119,20 @@ impl<A: Ask> SharedCache<A> {
         ask: A,
         (tasks, shutdown): (TaskTracker, CancellationToken),
     ) -> Arc<Self> {
-        let (turns, purges) = (Turns::new(), ArcSwap::default());
-        Arc::new(Self { name, policy, serves_while_revalidating, shelves, pieces, turns, purges, ask, tasks, shutdown })
+        let (turns, purges, changes) = (Turns::new(), ArcSwap::default(), Changes::default());
+        Arc::new(Self {
+            name,
+            policy,
+            serves_while_revalidating,
+            shelves,
+            pieces,
+            turns,
+            purges,
+            changes,
+            ask,
+            tasks,
+            shutdown,
+        })
     }
 
     /// Whom it asks.
@@ -132,8 +148,16 @@ impl<A: Ask> SharedCache<A> {
     /// Forgets what a request that went past the cache has changed (RFC 9111, section 4.4).
     pub fn passed(&self, site_id: &str, request: &Parts, response: &http::response::Parts) {
         for changed in invalidates(request, response) {
-            self.shelves.remove(&Key::of(site_id, &changed));
+            self.forget(site_id, &changed);
         }
+    }
+
+    /// Forgets what is stored for this, and what is on its way.
+    pub fn forget(&self, site_id: &str, uri: &Uri) {
+        let key = Key::of(site_id, uri);
+        // First: whoever stores something looks there before, and after nobody else can.
+        self.changes.note(key);
+        self.shelves.change(key, Vec::clear);
     }
 
     /// Writes to disk what is still on its way there.

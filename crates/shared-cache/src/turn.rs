@@ -28,19 +28,24 @@ const UNSHARED: u64 = 100_000;
 /// What came of someone's asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum News<E> {
-    /// Something is stored now: look again.
-    Stored,
-    /// It was for the one who asked alone: ask yourself.
+    /// It was for the one who asked alone, and so will be the next: ask yourself.
     Unshared,
-    /// So was this, but it was an error: the next answer may be for all again.
-    UnsharedError,
-    /// It failed, and would fail for others as well.
-    Failed(E),
+    /// It was for the one who asked alone, but the next may be for all again.
+    UnsharedOnce,
+    /// This is for all.
+    Ended(E),
 }
+
+/// What came of it, and the number of the asking.
+type Told<E> = (u64, News<E>);
+
+/// When somebody came, among those who ask.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment(u64);
 
 type Running<K, E> = Arc<Mutex<HashMap<K, Waiting<E>>>>;
 
-type Receiver<E> = watch::Receiver<Option<News<E>>>;
+type Receiver<E> = watch::Receiver<Option<Told<E>>>;
 
 /// How one waits for someone else's asking.
 struct Wait<E> {
@@ -84,8 +89,9 @@ pub(crate) struct Turns<K: Wanted, E> {
 pub(crate) enum Turn<K: Wanted, E> {
     /// Ask, and tell the others.
     Mine(Asking<K, E>),
-    /// Someone else asked, and this came of it.
-    Theirs(News<E>),
+    /// Someone else asked, and this came of it. `later`: he began when the caller had come, so it is as new as what the caller would
+    /// be told himself.
+    Theirs { news: News<E>, later: bool },
     /// Ask; there is nothing to tell anyone.
     Alone,
 }
@@ -97,7 +103,7 @@ pub(crate) struct Asking<K: Wanted, E> {
     number: u64,
     running: Running<K, E>,
     unshared: Cache<K, ()>,
-    news: watch::Sender<Option<News<E>>>,
+    news: watch::Sender<Option<Told<E>>>,
 }
 
 impl<K: Wanted, E: Clone> Turns<K, E> {
@@ -106,13 +112,23 @@ impl<K: Wanted, E: Clone> Turns<K, E> {
         Self { running: Arc::default(), unshared, numbers: AtomicU64::new(0) }
     }
 
-    /// Whose turn it is to ask for `key`; if it is someone else's, waits for what comes of it: of his asking, and of that of
+    /// Who comes now has come before all who begin to ask after this.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.numbers.load(Ordering::SeqCst))
+    }
+
+    /// Whether answers to this are known to be for one alone.
+    pub(crate) fn is_unshared(&self, key: &K) -> bool {
+        self.unshared.contains_key(key)
+    }
+
+    /// Whose turn it is to ask for `key`, for one who came at `came`; if it is someone else's, waits for what comes of it: of his asking, and of that of
     /// whoever has been asking for longest. That one may be stuck for longer than others are waited for, but in the end he knows
     /// that he was, and then nobody need find out once more.
-    pub(crate) async fn take(&self, key: K) -> Turn<K, E> {
+    pub(crate) async fn take(&self, key: K, came: Moment) -> Turn<K, E> {
         let mut first = None;
         loop {
-            if self.unshared.contains_key(&key) {
+            if self.is_unshared(&key) {
                 return Turn::Alone;
             }
             let (mut news, until, now_oldest) = match self.begin_or_wait(&key) {
@@ -125,7 +141,7 @@ impl<K: Wanted, E: Clone> Turns<K, E> {
                 told = timeout_at(until, heard(&mut news)) => told.ok().flatten(),
             };
             match told {
-                Some(told) => return Turn::Theirs(told),
+                Some((number, news)) => return Turn::Theirs { news, later: number >= came.0 },
                 // He has gone without a word.
                 None if oldest.has_changed().is_err() => first = None,
                 None => {}
@@ -147,7 +163,7 @@ impl<K: Wanted, E: Clone> Turns<K, E> {
             let (until, oldest) = (waiting.since + PATIENCE, waiting.oldest().clone());
             return Err(Wait { news: waiting.news.clone(), until, oldest });
         }
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let number = self.numbers.fetch_add(1, Ordering::SeqCst);
         let (news, receiver) = watch::channel(None);
         let oldest = running.get(key).map_or(&receiver, Waiting::oldest).clone();
         running.insert(key.clone(), Waiting { number, since: now, news: receiver, oldest });
@@ -162,7 +178,7 @@ impl<K: Wanted, E> Asking<K, E> {
         if matches!(news, News::Unshared) {
             self.unshared.insert(self.key.clone(), ());
         }
-        self.news.send_replace(Some(news));
+        self.news.send_replace(Some((self.number, news)));
     }
 }
 
@@ -175,7 +191,7 @@ impl<K: Wanted, E> Drop for Asking<K, E> {
     }
 }
 
-async fn heard<E: Clone>(news: &mut Receiver<E>) -> Option<News<E>> {
+async fn heard<E: Clone>(news: &mut Receiver<E>) -> Option<Told<E>> {
     news.wait_for(Option::is_some).await.ok()?.clone()
 }
 
@@ -186,9 +202,9 @@ mod tests {
     type TestTurns = Turns<u8, &'static str>;
 
     async fn mine(turns: &TestTurns, key: u8) -> Asking<u8, &'static str> {
-        match turns.take(key).await {
+        match turns.take(key, turns.moment()).await {
             Turn::Mine(asking) => asking,
-            other @ (Turn::Theirs(_) | Turn::Alone) => panic!("{other:?}"),
+            other @ (Turn::Theirs { .. } | Turn::Alone) => panic!("{other:?}"),
         }
     }
 
@@ -198,7 +214,7 @@ mod tests {
         let waits: Vec<_> = (0..100)
             .map(|_| {
                 let turns = turns.clone();
-                tokio::spawn(async move { turns.take(1).await })
+                tokio::spawn(async move { turns.take(1, turns.moment()).await })
             })
             .collect();
         // All who wait, each with two, and whoever comes.
@@ -208,7 +224,7 @@ mod tests {
         asking.tell(news.clone());
         for wait in waits {
             match wait.await.unwrap() {
-                Turn::Theirs(told) => assert_eq!(told, news),
+                Turn::Theirs { news: told, .. } => assert_eq!(told, news),
                 other @ (Turn::Mine(_) | Turn::Alone) => panic!("{other:?}"),
             }
         }
@@ -216,10 +232,10 @@ mod tests {
 
     #[tokio::test]
     async fn one_asks_and_all_are_told() {
-        many_get(News::Stored).await;
+        many_get(News::Ended("stored")).await;
         many_get(News::Unshared).await;
-        many_get(News::UnsharedError).await;
-        many_get(News::Failed("broken")).await;
+        many_get(News::UnsharedOnce).await;
+        many_get(News::Ended("broken")).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,16 +260,16 @@ mod tests {
         let mut waits = tokio::task::JoinSet::new();
         for _ in 0..10 {
             let (turns, took) = (turns.clone(), took.clone());
-            waits.spawn(async move { took.send(turns.take(1).await).await.unwrap() });
+            waits.spawn(async move { took.send(turns.take(1, turns.moment()).await).await.unwrap() });
         }
         let Some(Turn::Mine(next)) = taken.recv().await else { panic!("one tries after a while") };
-        waits.spawn(async move { took.send(turns.take(1).await).await.unwrap() });
+        waits.spawn(async move { took.send(turns.take(1, turns.moment()).await).await.unwrap() });
         // Time passes when all wait.
         tokio::time::sleep(PATIENCE / 4).await;
         ends(stuck, next).await;
         for _ in 0..10 {
             match taken.recv().await.unwrap() {
-                Turn::Theirs(told) => assert_eq!(told, expected),
+                Turn::Theirs { news: told, .. } => assert_eq!(told, expected),
                 other @ (Turn::Mine(_) | Turn::Alone) => panic!("{other:?}"),
             }
         }
@@ -264,31 +280,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_comes_of_one_who_was_stuck_is_for_all_who_wait() {
         let fails = async |stuck: Asking<_, _>, _next: Asking<_, _>| {
-            stuck.tell(News::Failed("stuck"));
+            stuck.tell(News::Ended("stuck"));
             // Not before all have heard it.
             tokio::time::sleep(PATIENCE / 2).await;
         };
-        ten_hear(fails, News::Failed("stuck")).await;
+        ten_hear(fails, News::Ended("stuck")).await;
         let goes = async |stuck: Asking<_, _>, next: Asking<_, _>| {
             drop(stuck);
             tokio::time::sleep(PATIENCE / 2).await;
-            next.tell(News::Stored);
+            next.tell(News::Ended("stored"));
         };
-        ten_hear(goes, News::Stored).await;
+        ten_hear(goes, News::Ended("stored")).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_for_one_alone_is_not_waited_for() {
         let turns = TestTurns::new();
         mine(&turns, 1).await.tell(News::Unshared);
-        assert!(matches!(turns.take(1).await, Turn::Alone));
-        assert!(matches!(turns.take(2).await, Turn::Mine(_)));
+        assert!(matches!(turns.take(1, turns.moment()).await, Turn::Alone));
+        assert!(matches!(turns.take(2, turns.moment()).await, Turn::Mine(_)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_error_does_not_end_coalescing() {
         let turns = TestTurns::new();
-        for news in [News::UnsharedError, News::Failed("an error")] {
+        for news in [News::UnsharedOnce, News::Ended("an error")] {
             mine(&turns, 1).await.tell(news);
         }
         mine(&turns, 1).await;
