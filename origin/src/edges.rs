@@ -100,20 +100,20 @@ impl Edges {
 
     /// Of a site that is pulled, an object is what the provider's server has.
     async fn pulled(&self, site: &Site, path: &ObjectPath, asked: &ResolveRequest) -> Result<ResolveReply, Status> {
-        for _ in 0..2 {
-            let current = self.pull.current(&site.id, path, asked.configuration_version).await;
-            let Current { version, fresh } = current.map_err(no_version)?;
-            let fresh_ms = u64::try_from(fresh.as_millis()).unwrap_or(u64::MAX);
-            match found(self.store.version(&site.id, &version).await).map_err(status)? {
-                Some(_) if version.as_bytes().as_slice() == asked.known_version_id.as_ref() => {
-                    return Ok(ResolveReply { unchanged: true, fresh_ms, ..ResolveReply::default() });
-                }
-                Some(record) => return Ok(ResolveReply { fresh_ms, ..reply(site, record)? }),
-                // It was swept: it had expired long ago, and was confirmed since.
-                None => self.pull.forget(&site.id, path),
+        let current = self.pull.current(&site.id, path, asked.configuration_version).await;
+        let Current { version, fresh } = current.map_err(no_version)?;
+        let fresh_ms = u64::try_from(fresh.as_millis()).unwrap_or(u64::MAX);
+        match found(self.store.version(&site.id, &version).await).map_err(status)? {
+            Some(_) if version.as_bytes().as_slice() == asked.known_version_id.as_ref() => {
+                Ok(ResolveReply { unchanged: true, fresh_ms, ..ResolveReply::default() })
+            }
+            Some(record) => Ok(ResolveReply { fresh_ms, ..reply(site, record)? }),
+            // It was swept: it had expired long ago, and was confirmed since. What the next reader gets is sealed anew.
+            None => {
+                self.pull.forget(&site.id, path);
+                Err(no_version(NoVersion::Unshared))
             }
         }
-        Err(no_version(NoVersion::Unshared))
     }
 
     async fn current(&self, site: &Site, key: &str, known: &Bytes) -> Result<ResolveReply, Status> {
@@ -150,7 +150,6 @@ fn no_version(error: NoVersion) -> Status {
     match error {
         NoVersion::Absent => Status::not_found(error.to_string()),
         NoVersion::Unshared => Status::failed_precondition(error.to_string()),
-        NoVersion::Unavailable => Status::unavailable(error.to_string()),
     }
 }
 

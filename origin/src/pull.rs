@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::TryStreamExt;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts};
 use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::{sync::watch, time::timeout};
@@ -147,9 +147,9 @@ impl Pull {
         }
     }
 
-    /// The version of an object that is current: if what is stored is fresh, its own; else what comes of asking the provider.
-    /// None for an edge that has applied a version of the configuration (`asked_under`) that this origin has not: what comes of
-    /// asking would be stored, and might join what was asked before a purge.
+    /// The version of an object that is current: that of what is stored, if it is fresh. Nobody is asked for it: a question
+    /// for an agent has none of the fields that readers' questions have, and what came of it would be all readers'. Nor is
+    /// there one for an edge that has applied a version of the configuration (`asked_under`) that this origin has not.
     pub(crate) async fn current(
         &self,
         site_id: &str,
@@ -157,16 +157,11 @@ impl Pull {
         asked_under: u64,
     ) -> Result<Current, NoVersion> {
         let (mut asked, ()) = Request::new(()).into_parts();
-        asked.uri = versions::target(path).ok_or(NoVersion::Unshared)?;
+        asked.uri = target(path).ok_or(NoVersion::Unshared)?;
         if !self.knows_what_was_purged(asked_under) {
             return Err(NoVersion::Unshared);
         }
-        let (planned, status) = match self.cache.answer(site_id, Arc::new(asked)).await {
-            Answered::Stored(planned, status) => (planned, status),
-            Answered::Unshared(response, _) if is_gone(response.status()) => return Err(NoVersion::Absent),
-            Answered::Unshared(..) => return Err(NoVersion::Unshared),
-            Answered::Failed(..) => return Err(NoVersion::Unavailable),
-        };
+        let (planned, status) = self.cache.fresh(site_id, &asked, &[]).await.ok_or(NoVersion::Unshared)?;
         if is_gone(planned.status) {
             return Err(NoVersion::Absent);
         }
@@ -179,7 +174,7 @@ impl Pull {
 
     /// Forgets what is stored of an object.
     pub(crate) fn forget(&self, site_id: &str, path: &ObjectPath) {
-        if let Some(target) = versions::target(path) {
+        if let Some(target) = target(path) {
             self.cache.forget(site_id, &target);
         }
     }
@@ -228,8 +223,10 @@ pub(crate) enum NoVersion {
     Absent,
     #[error("this is not shared, or not yet: ask for it over HTTPS")]
     Unshared,
-    #[error("the provider's server does not answer")]
-    Unavailable,
+}
+
+fn target(path: &ObjectPath) -> Option<Uri> {
+    path.to_target().parse().ok()
 }
 
 fn is_gone(status: StatusCode) -> bool {

@@ -22,6 +22,9 @@ const HANG: Duration = Duration::from_secs(60);
 /// Of `/slow`, before and after the gate.
 const HALF: usize = 300_000;
 
+/// Of `/long`.
+const LONG: usize = 2 << 20;
+
 /// The provider's own server. Each answer says how many there were before it.
 #[derive(Clone, Default)]
 struct Provider(Arc<(Mutex<Seen>, Condvar)>);
@@ -64,6 +67,10 @@ impl Provider {
             seen.requests.push((path.clone(), marked));
             seen.requests.len()
         });
+        if path == "/long" {
+            let secure = head.iter().any(|line| line == "x-forwarded-proto: https");
+            return long(&mut stream, secure);
+        }
         if path == "/slow" {
             return self.slow(&mut stream);
         }
@@ -97,6 +104,17 @@ impl Provider {
     fn asked(&self, path: &str) -> usize {
         self.0.0.lock().unwrap().requests.iter().filter(|(asked, _)| asked == path).count()
     }
+}
+
+/// Content over https, and for whoever says nothing of it a redirect there, both for all to keep.
+fn long(stream: &mut TcpStream, secure: bool) -> std::io::Result<()> {
+    let fields = "Cache-Control: max-age=600\r\nConnection: close";
+    if !secure {
+        let location = "Location: https://pulled.localhost/long\r\nContent-Length: 0";
+        return write!(stream, "HTTP/1.1 301 Moved Permanently\r\n{fields}\r\n{location}\r\n\r\n");
+    }
+    write!(stream, "HTTP/1.1 200 OK\r\n{fields}\r\nContent-Length: {LONG}\r\n\r\n")?;
+    stream.write_all(&[3; LONG])
 }
 
 /// It signs itself, for `pulled.localhost`, for nearly a thousand years.
@@ -208,6 +226,7 @@ fn commands_work_on_a_running_network() {
         place.try_admin(&["warm", "--site", "pulled", "/first"]).status.success()
     });
     purged_things_are_asked_for_again(&place);
+    what_an_agent_reads_is_a_version_for_the_next(&place);
     what_is_warm_is_stored_at_both_edges(&place);
     delivery_rules_reach_the_providers_server(&place);
     keys_are_replaced_with_overlap(&place);
@@ -228,6 +247,20 @@ fn purged_things_are_asked_for_again(place: &Place) {
     assert!(purged["complete"] == true && edges.len() == 2 && edges.iter().all(confirmed), "{purged:#}");
     assert_ne!(place.read("/purged"), body);
     assert!(place.provider.asked("/purged") > asked);
+}
+
+/// A question without a reader's fields would get a redirect.
+fn what_an_agent_reads_is_a_version_for_the_next(place: &Place) {
+    let saved = place.file("long");
+    let mut from_disk = Vec::new();
+    for _ in 0..3 {
+        let output = place.get("/long").args(["--json", "--output"]).arg(&saved).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(fs::read(&saved).unwrap() == [3; LONG]);
+        from_disk.push(json(&output)["from_disk"].as_u64().unwrap());
+    }
+    assert_eq!(from_disk, [0, 0, LONG as u64], "over HTTPS, as a version, and then as the one that is there");
+    assert_eq!(place.provider.asked("/long"), 1);
 }
 
 fn what_is_warm_is_stored_at_both_edges(place: &Place) {
@@ -315,8 +348,7 @@ fn write_certificate(chain: &Path, key: &Path) {
 fn a_download_goes_on_while_the_edge_reads_its_configuration_again(place: &Place) {
     let saved = place.file("slow");
     let download = place.get("/slow").arg("--output").arg(&saved).spawn().unwrap();
-    // The first asks whether there is a version, the second is the download.
-    place.provider.wait_for(|seen| seen.requests.iter().filter(|(path, _)| path == "/slow").count() >= 2);
+    place.provider.wait_for(|seen| seen.requests.iter().any(|(path, _)| path == "/slow"));
 
     let folder = place.file("certificates");
     fs::create_dir(&folder).unwrap();

@@ -93,6 +93,23 @@ impl ObjectPath {
         Self::from_decoded(&format!("/{key}"))
     }
 
+    /// The name of what a request's target means on a site that is pulled: its path, decoded, and its query as it is.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn from_target(target: &str) -> Result<Self, PathError> {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let path = Self::from_uri(path)?;
+        // It would look like one with a query; and nobody could keep what has no name.
+        if path.0.contains('?') || path.key().is_empty() {
+            return Err(PathError::Encoding);
+        }
+        match query {
+            Some(query) => Self::from_decoded(&format!("{path}?{query}")),
+            None => Ok(path),
+        }
+    }
+
     /// The path, decoded.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -116,6 +133,26 @@ impl ObjectPath {
             }
         }
         uri
+    }
+
+    /// The request target for a name of [`ObjectPath::from_target`]. What may stand for itself in a path does (RFC 3986,
+    /// section 3.3), as browsers send it.
+    #[must_use]
+    pub fn to_target(&self) -> String {
+        let (path, query) = self.0.split_once('?').map_or((&*self.0, None), |(path, query)| (path, Some(query)));
+        let mut target = String::with_capacity(self.0.len());
+        for byte in path.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => target.push(byte.into()),
+                _ if b"-._~!$&'()*+,;=:@/".contains(&byte) => target.push(byte.into()),
+                other => write!(target, "%{other:02X}").expect("a String takes everything"),
+            }
+        }
+        if let Some(query) = query {
+            target.push('?');
+            target.push_str(query);
+        }
+        target
     }
 }
 
@@ -237,7 +274,33 @@ mod tests {
         assert_eq!(path.to_uri(), "/a%20b/%C3%BC%3F%23%25%2B~");
     }
 
+    #[test]
+    fn names_and_targets() {
+        let check = |target: &str, name: Option<&str>, back: &str| {
+            let path = ObjectPath::from_target(target).ok();
+            assert_eq!(path.as_ref().map(ObjectPath::as_str), name, "{target}");
+            if let Some(path) = path {
+                assert_eq!(path.to_target(), back, "{target}");
+            }
+        };
+        check("/a/b.bin", Some("/a/b.bin"), "/a/b.bin");
+        check("/a+b(1)~%20%C3%BC", Some("/a+b(1)~ \u{fc}"), "/a+b(1)~%20%C3%BC");
+        check("/%61%c3%bc%5B", Some("/a\u{fc}["), "/a%C3%BC%5B");
+        check("/a?x=%20&y", Some("/a?x=%20&y"), "/a?x=%20&y");
+        check("/a%3Fb", None, "");
+        check("/a%2Fb", None, "");
+        check("/", None, "");
+        check("/a/../b", None, "");
+    }
+
     proptest! {
+        #[test]
+        fn targets_go_both_ways(target in "/\\PC{1,100}(\\?\\PC{0,100})?") {
+            if let Ok(path) = ObjectPath::from_target(&target) {
+                prop_assert_eq!(ObjectPath::from_target(&path.to_target()), Ok(path));
+            }
+        }
+
         #[test]
         fn uris_go_both_ways(path in "/\\PC{0,200}") {
             if let Ok(path) = ObjectPath::from_decoded(&path) {

@@ -13,13 +13,12 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use http::{HeaderMap, Method, StatusCode, Uri, header, request::Parts};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use tokio::sync::{oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
-use umbel_content::{ObjectPath, PathError};
-use umbel_http_cache::{Policy, Stored};
+use umbel_content::{MAX_FIELD_BYTES, ObjectPath};
+use umbel_http_cache::{CACHE_TAG, Policy, SURROGATE_KEY, Stored};
 use umbel_service::installation::Installation;
 use umbel_shared_cache::{Elsewhere, Keeping, Variant};
 
@@ -38,26 +37,11 @@ const SHARE_ABOVE: u64 = 1024 * 1024;
 const AT_ONCE: usize = 8;
 
 /// Fields of a response that a version keeps.
-const KEPT: [header::HeaderName; 4] =
+const KEPT: [HeaderName; 4] =
     [header::CACHE_CONTROL, header::CONTENT_DISPOSITION, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE];
 
-/// What stands for itself in the path of a URI (RFC 3986, section 3.3).
-const NOT_IN_PATHS: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'[')
-    .add(b'\\')
-    .add(b']')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
+/// Fields that it has to keep, since it may be purged by them, and what separates the names in them.
+const PURGED_BY: [(HeaderName, &str); 2] = [(SURROGATE_KEY, " "), (CACHE_TAG, ",")];
 
 /// Makes versions of bodies.
 #[derive(Debug, Clone)]
@@ -87,7 +71,8 @@ impl Versions {
         if length.is_some_and(|length| length < least) {
             return;
         }
-        let (Ok(path), Some(site)) = (object_path(&request.uri), self.site(site_id)) else { return };
+        let (Some(path), Some(site)) = (object_path(request), self.site(site_id)) else { return };
+        let Some(label) = label(path, variant.stored().headers()) else { return };
         let keeping = length.map(|_| variant.body().keep_elsewhere());
         let (versions, variant, end) = (self.clone(), variant.clone(), self.end.clone());
         self.tasks.spawn(end.run_until_cancelled_owned(async move {
@@ -96,8 +81,8 @@ impl Versions {
                 None if variant.body().reaches(least).await => variant.body().keep_elsewhere(),
                 None => return,
             };
-            let shown = path.to_string();
-            match versions.seal(site, path, variant.stored(), length, keeping).await {
+            let shown = label.path.to_string();
+            match versions.seal(site, label, variant.stored(), length, keeping).await {
                 Ok(version) => info!(path = shown, version, "a body that was pulled is a version now"),
                 Err(error) => {
                     debug!(path = shown, error = &error as &dyn std::error::Error, "a body did not become a version");
@@ -119,14 +104,14 @@ impl Versions {
     async fn seal(
         &self,
         site: Site,
-        path: ObjectPath,
+        label: Label,
         stored: &Stored,
         length: Option<u64>,
         keeping: Keeping,
     ) -> Result<String, IntakeError> {
         let (bytes, kept) = bytes(keeping);
         let terms = Terms { expires_ms: expires_ms(stored), ..Terms::plain(Condition::Always, Some(random_name())) };
-        let head = self.shelf.take_in(&site, label(path, stored.headers()), Body::new(bytes, length), terms).await?;
+        let head = self.shelf.take_in(&site, label, Body::new(bytes, length), terms).await?;
         let version = head.version().map_err(StoreError::from)?;
         self.shelf.store.mark(&site.id, &version, head.next_look()).await?;
         let name = version.to_string();
@@ -169,42 +154,40 @@ fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn label(path: ObjectPath, headers: &HeaderMap) -> Label {
-    let text = |name: &header::HeaderName| headers.get(name)?.to_str().ok().map(str::to_owned);
-    let fields = KEPT.iter().filter_map(|name| Some((name.to_string(), text(name)?)));
-    let media_type = text(&header::CONTENT_TYPE).filter(|text| text.contains('/'));
-    Label {
+fn object_path(request: &Parts) -> Option<ObjectPath> {
+    ObjectPath::from_target(request.uri.path_and_query()?.as_str()).ok()
+}
+
+/// None where a version could not be purged by what the response can be purged by.
+fn label(path: ObjectPath, headers: &HeaderMap) -> Option<Label> {
+    let media_type = text(headers, &header::CONTENT_TYPE).filter(|text| text.contains('/'));
+    Some(Label {
         path,
         media_type: media_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
-        fields: fields.collect(),
+        fields: kept(headers)?,
         metadata: BTreeMap::new(),
+    })
+}
+
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+fn kept(headers: &HeaderMap) -> Option<BTreeMap<String, String>> {
+    let mut kept: BTreeMap<_, _> =
+        KEPT.iter().filter_map(|name| Some((name.to_string(), text(headers, name)?))).collect();
+    for (name, separator) in PURGED_BY.iter().filter(|(name, _)| headers.contains_key(name)) {
+        let texts = headers.get_all(name).iter().map(HeaderValue::to_str);
+        let names = texts.collect::<Result<Vec<_>, _>>().ok()?.join(separator);
+        kept.insert(name.to_string(), names.trim().to_owned());
     }
+    let bytes: usize = kept.iter().map(|(name, value)| name.len() + value.len()).sum();
+    (bytes <= MAX_FIELD_BYTES).then_some(kept)
 }
 
 fn expires_ms(stored: &Stored) -> u64 {
     let left = u64::try_from(stored.freshness(SystemTime::now()).ttl()).unwrap_or(0);
     now_ms().saturating_add(left.saturating_mul(1000))
-}
-
-/// The name of the object that a URL of a pulled site means: its path, decoded, and its query as it is.
-pub(super) fn object_path(uri: &Uri) -> Result<ObjectPath, PathError> {
-    let path = ObjectPath::from_uri(uri.path())?;
-    // It would look like one with a query; and nobody could keep what has no name.
-    if path.as_str().contains('?') || path.key().is_empty() {
-        return Err(PathError::Encoding);
-    }
-    match uri.query() {
-        Some(query) => ObjectPath::from_decoded(&format!("{path}?{query}")),
-        None => Ok(path),
-    }
-}
-
-/// The request target for an object's name.
-pub(super) fn target(path: &ObjectPath) -> Option<Uri> {
-    let (path, query) =
-        path.as_str().split_once('?').map_or((path.as_str(), None), |(path, query)| (path, Some(query)));
-    let encoded = utf8_percent_encode(path, NOT_IN_PATHS).to_string();
-    query.map_or(encoded.clone(), |query| format!("{encoded}?{query}")).parse().ok()
 }
 
 /// A body that is a version.
@@ -234,21 +217,26 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
 
+    fn check(fields: &[(&'static str, &str)], expected: Option<&[(&str, &str)]>) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let expected = expected.map(|fields| {
+            fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+        });
+        assert_eq!(kept(&headers), expected, "{fields:?}");
+    }
+
     #[test]
-    fn names_and_targets() {
-        let check = |target_text: &str, name: Option<&str>, back: &str| {
-            let path = object_path(&target_text.parse().unwrap()).ok();
-            assert_eq!(path.as_ref().map(ObjectPath::as_str), name, "{target_text}");
-            if let Some(path) = path {
-                assert_eq!(target(&path).unwrap().to_string(), back, "{target_text}");
-            }
-        };
-        check("/a/b.bin", Some("/a/b.bin"), "/a/b.bin");
-        check("/a+b(1)~%20%C3%BC", Some("/a+b(1)~ \u{fc}"), "/a+b(1)~%20%C3%BC");
-        check("/a?x=%20&y", Some("/a?x=%20&y"), "/a?x=%20&y");
-        check("/a%3Fb", None, "");
-        check("/a%2Fb", None, "");
-        check("/", None, "");
-        check("/a/../b", None, "");
+    fn what_a_version_keeps_of_a_response() {
+        check(&[("etag", "\"a\""), ("cache-control", "max-age=1")], Some(&[("cache-control", "max-age=1")]));
+        check(
+            &[("surrogate-key", "a b"), ("surrogate-key", "c"), ("cache-tag", "d"), ("cache-tag", "e f")],
+            Some(&[("surrogate-key", "a b c"), ("cache-tag", "d,e f")]),
+        );
+        check(&[("content-language", "\u{fc}")], Some(&[]));
+        check(&[("cache-tag", "\u{fc}")], None);
+        check(&[("surrogate-key", &"k ".repeat(MAX_FIELD_BYTES))], None);
     }
 }

@@ -57,6 +57,11 @@ impl Edge {
         (status, body)
     }
 
+    pub(crate) async fn plaintext_of(&self, reply: ResolveReply) -> Vec<u8> {
+        let (manifest, key) = opened(reply);
+        self.plaintext(&manifest, &key).await
+    }
+
     pub(crate) async fn plaintext(&self, manifest: &Manifest, key: &ContentKey) -> Vec<u8> {
         let opener = Opener::new(key, manifest.version_id());
         let mut plain = Vec::new();

@@ -79,7 +79,11 @@ async fn read(shield: &Shield, path: &str) -> Vec<u8> {
 async fn what_one_reads_over_http_others_share() {
     let (shield, provider, edge) = place().await;
     for (path, name, fields) in [
-        ("/a%20b.bin", "/a b.bin", &[("cache-control", "max-age=60"), ("content-type", "video/mp4")] as &[_]),
+        (
+            "/a%20b.bin",
+            "/a b.bin",
+            &[("cache-control", "max-age=60"), ("content-type", "video/mp4"), ("surrogate-key", "k")] as &[_],
+        ),
         ("/c?d=e", "/c?d=e", &[("cache-control", "max-age=60"), ("x-piecewise", "yes")]),
     ] {
         let body = noise(LONG, path.len() as u64);
@@ -90,7 +94,11 @@ async fn what_one_reads_over_http_others_share() {
         assert!((1..=60_000).contains(&reply.fresh_ms), "{}", reply.fresh_ms);
         let (manifest, key) = opened(reply);
         assert_eq!((manifest.path().as_str(), manifest.field("cache-control")), (name, Some("max-age=60")));
-        assert_eq!(manifest.media_type() == "video/mp4", path == "/a%20b.bin");
+        let is_video = path == "/a%20b.bin";
+        assert_eq!(
+            (manifest.media_type() == "video/mp4", manifest.field("surrogate-key")),
+            (is_video, is_video.then_some("k"))
+        );
         assert!(edge.plaintext(&manifest, &key).await == body, "{path}");
         assert!(edge.resolve(name, manifest.version_id().as_bytes(), &[]).await.unwrap().unchanged);
         let again = edge.resolve(name, &[], manifest.version_id().as_bytes()).await.unwrap();
@@ -103,20 +111,39 @@ async fn what_one_reads_over_http_others_share() {
 #[tokio::test]
 async fn a_version_is_as_fresh_as_its_response() {
     let (shield, provider, edge) = place().await;
+    let soft = || shield.purge(Purge { everything: true, soft: true, ..Purge::default() });
     let (old, new) = (noise(LONG, 1), noise(LONG, 2));
-    provider.has(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], &old);
-    let first = edge.resolve("/x", &[], &[]).await.unwrap();
-    assert_eq!(first.fresh_ms, 0);
-    let first = opened(first).0;
+    provider.has(&[("cache-control", "max-age=60"), ("etag", "\"1\"")], &old);
+    assert!(read(&shield, "/x").await == old);
+    let first = opened(edge.resolve("/x", &[], &[]).await.unwrap()).0;
+    soft();
+    assert_eq!(edge.resolve("/x", &[], &[]).await, Err(Code::FailedPrecondition), "stale");
+    assert_eq!(provider.asked(), 1, "the next reader asks");
     // Validated, and still the same.
+    assert!(read(&shield, "/x").await == old);
     assert_eq!(opened(edge.resolve("/x", &[], &[]).await.unwrap()).0, first);
     assert_eq!(provider.asked(), 2);
     provider.has(&[("cache-control", "max-age=60"), ("etag", "\"2\"")], &new);
+    soft();
+    assert!(read(&shield, "/x").await == new);
     let (second, key) = opened(edge.resolve("/x", first.version_id().as_bytes(), &[]).await.unwrap());
     assert!(edge.plaintext(&second, &key).await == new);
     assert_eq!(provider.asked(), 3);
     // The old one is there for whoever still reads it.
     assert_eq!(opened(edge.resolve("/x", &[], first.version_id().as_bytes()).await.unwrap()).0, first);
+    shield.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_asked_for_an_agent_and_so_nothing_is_stored_for_readers() {
+    let (shield, provider, edge) = place().await;
+    let body = noise(LONG, 9);
+    provider.has(&[("cache-control", "max-age=60")], &body);
+    assert_eq!(edge.resolve("/x", &[], &[]).await, Err(Code::FailedPrecondition));
+    assert_eq!(provider.asked(), 0, "a question without a reader's fields");
+    assert!(read(&shield, "/x").await == body);
+    assert!(edge.plaintext_of(edge.resolve("/x", &[], &[]).await.unwrap()).await == body);
+    assert_eq!(provider.asked(), 1);
     shield.stop().await;
 }
 
@@ -130,11 +157,9 @@ async fn what_is_not_for_agents_is_no_version() {
         ("/cookie", &[("cache-control", "max-age=60"), ("set-cookie", "a=b")], &long),
     ] {
         provider.has(fields, body);
-        assert_eq!(edge.resolve(path, &[], &[]).await, Err(Code::FailedPrecondition), "{path}");
         assert!(read(&shield, path).await == body, "{path}");
+        assert_eq!(edge.resolve(path, &[], &[]).await, Err(Code::FailedPrecondition), "{path}");
     }
-    shield.pulls_from(&[crate::pull::dead().await]);
-    assert_eq!(edge.resolve("/other", &[], &[]).await, Err(Code::Unavailable));
     assert!(shield.world.files("blobs").is_empty(), "{:?}", shield.world.files("blobs"));
     shield.stop().await;
 }
@@ -155,8 +180,7 @@ async fn a_body_that_breaks_off_leaves_no_version() {
         .await;
     shield.pulls_from(&[http(address)]);
     shield.get("/x").await.into_body().collect().await.unwrap_err();
-    let told = edge.resolve("/x", &[], &[]).await;
-    assert!(matches!(told, Err(Code::FailedPrecondition | Code::Unavailable)), "{told:?}");
+    assert_eq!(edge.resolve("/x", &[], &[]).await, Err(Code::FailedPrecondition));
     assert!(shield.world.files("objects").is_empty());
     shield.stop().await;
 }
@@ -164,16 +188,22 @@ async fn a_body_that_breaks_off_leaves_no_version() {
 #[tokio::test]
 async fn what_expired_is_swept() {
     let (shield, provider, edge) = place().await;
-    provider.has(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], &noise(LONG, 5));
+    let body = noise(LONG, 5);
+    provider.has(&[("cache-control", "max-age=0"), ("etag", "\"1\"")], &body);
+    assert!(read(&shield, "/x").await == body);
+    provider.has(&[("cache-control", "max-age=60"), ("etag", "\"1\"")], &body);
+    assert!(read(&shield, "/x").await == body);
     opened(edge.resolve("/x", &[], &[]).await.unwrap());
     // Expired, and then no object's any more; the origin of the test keeps nothing for long.
     for _ in 0..2 {
         shield.origin.sweep().await.unwrap();
     }
     assert!(shield.world.files("blobs").is_empty(), "{:?}", shield.world.files("blobs"));
-    // It is confirmed, and then asked for anew.
-    let (manifest, key) = opened(edge.resolve("/x", &[], &[]).await.unwrap());
-    assert!(edge.plaintext(&manifest, &key).await == noise(LONG, 5));
+    // It was confirmed, and is sealed anew when it is read.
+    assert_eq!(edge.resolve("/x", &[], &[]).await, Err(Code::FailedPrecondition));
+    assert_eq!(provider.asked(), 2);
+    assert!(read(&shield, "/x").await == body);
+    assert!(edge.plaintext_of(edge.resolve("/x", &[], &[]).await.unwrap()).await == body);
     assert_eq!(provider.asked(), 3);
     shield.stop().await;
 }
@@ -184,11 +214,14 @@ async fn what_was_purged_is_no_version_and_an_edge_that_knows_more_gets_none() {
     let bodies = [noise(LONG, 6), noise(LONG, 7)];
     provider.has(&[("cache-control", "max-age=60")], &bodies[0]);
     let known = shield.installation.borrow().version;
+    assert!(read(&shield, "/x").await == bodies[0]);
     let (old, _) = opened(edge.resolve_under(known, "/x").await.unwrap());
     assert_eq!(edge.resolve_under(known + 1, "/x").await, Err(Code::FailedPrecondition), "there may have been a purge");
     assert_eq!(opened(edge.resolve_under(known, "/x").await.unwrap()).0, old);
     provider.has(&[("cache-control", "max-age=60")], &bodies[1]);
     let purged = shield.purge(Purge { targets: vec!["/x".into()], ..Purge::default() });
+    assert_eq!(edge.resolve_under(purged, "/x").await, Err(Code::FailedPrecondition));
+    assert!(read(&shield, "/x").await == bodies[1]);
     let (new, key) = opened(edge.resolve_under(purged, "/x").await.unwrap());
     assert!(edge.plaintext(&new, &key).await == bodies[1]);
     assert_eq!(provider.asked(), 2);
@@ -205,6 +238,7 @@ async fn from_which_length_on_is_the_sites_policy() {
             let site = Arc::make_mut(installation).sites.get_mut(PULLED).unwrap();
             site.policy = Some(Policy { share_above, ..Policy::default() });
         });
+        assert!(read(&shield, path).await == body, "{share_above}");
         assert_eq!(edge.resolve(path, &[], &[]).await.map(drop), expected, "{share_above}");
     }
     shield.stop().await;
