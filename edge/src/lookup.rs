@@ -43,6 +43,9 @@ const ABSENT_FOR: Duration = Duration::from_secs(2);
 /// After a failure, a stale answer is used this long before an origin is asked again.
 const STALE_FOR: Duration = Duration::from_secs(1);
 
+/// After so long an origin is asked whether it still keeps a version that agents ask for by its id.
+const BY_ID_FOR: Duration = Duration::from_secs(600);
+
 /// For an origin, when there is a stale answer to fall back on, and when there is none.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LONG_PATIENCE: Duration = Duration::from_secs(10);
@@ -140,7 +143,7 @@ pub(crate) struct Lookup {
     fleet: Arc<Fleet>,
     table: Arc<Table>,
     current: Cache<Key, Answer>,
-    /// Versions that agents asked for by id.
+    /// Versions that agents asked for by id, for [`BY_ID_FOR`].
     by_id: Cache<(Key, VersionId), Dated>,
     /// Who asks after a purge does not join a question that went out before it: the number tells them apart.
     flights: Flights<(Key, Option<VersionId>, u64), Outcome>,
@@ -156,6 +159,7 @@ impl Lookup {
         });
         let by_id = Cache::builder()
             .max_capacity(MEMORY / 4)
+            .time_to_live(BY_ID_FOR)
             .weigher(move |key: &(Key, VersionId), dated: &Dated| weigh(&key.0, dated.version.weight()));
         Self {
             fleet,
@@ -172,24 +176,29 @@ impl Lookup {
         self.purges.store(Arc::new(purges.clone()));
     }
 
-    /// What purges leave of an answer.
-    fn standing(&self, key: &Key, version: Option<&Version>, epoch: u64) -> Standing {
+    /// What purges leave of an answer. They name what is pulled by the target of requests, and what was uploaded by its path.
+    fn standing(&self, site: &Site, path: &ObjectPath, version: Option<&Version>, epoch: u64) -> Standing {
+        let purges = self.purges.load();
+        if epoch >= purges.epoch() {
+            return Standing::Good;
+        }
+        let target = site.pull.as_ref().map(|_| path.to_target());
         let fields = || version.into_iter().flat_map(|version| version.manifest.fields());
         let keys = || SurrogateKeys::of_texts(fields().map(|(name, value)| (name.as_str(), value.as_str())));
-        self.purges.load().standing(Entry { site: &key.0, target: &key.1 }, keys, epoch)
+        purges.standing(Entry { site: &site.id, target: target.as_deref().unwrap_or(path.as_str()) }, keys, epoch)
     }
 
     /// The last answer, if it was not purged for good.
-    async fn last(&self, key: &Key) -> Option<Answer> {
+    async fn last(&self, site: &Site, path: &ObjectPath, key: &Key) -> Option<Answer> {
         let answer = self.current.get(key).await?;
-        (self.standing(key, answer.version.as_deref(), answer.epoch) != Standing::Gone).then_some(answer)
+        (self.standing(site, path, answer.version.as_deref(), answer.epoch) != Standing::Gone).then_some(answer)
     }
 
     /// The version of `path` that is current.
     pub(crate) async fn current(self: &Arc<Self>, site: &Site, path: &ObjectPath) -> Outcome {
         let key = (site.id.clone(), path.as_str().to_owned());
-        let answer = self.last(&key).await;
-        let good = answer.as_ref().map_or(Use::Over, |answer| self.good_for(site, &key, answer));
+        let answer = self.last(site, path, &key).await;
+        let good = answer.as_ref().map_or(Use::Over, |answer| self.good_for(site, path, answer));
         if let (Use::Fresh, Some(answer)) = (good, answer.clone()) {
             return answer.version.ok_or(LookupError::Absent);
         }
@@ -204,8 +213,8 @@ impl Lookup {
     }
 
     /// A version from before, however old, is good while somebody is asked, if nobody is expected to answer.
-    fn good_for(&self, site: &Site, key: &Key, answer: &Answer) -> Use {
-        let good = match self.standing(key, answer.version.as_deref(), answer.epoch) {
+    fn good_for(&self, site: &Site, path: &ObjectPath, answer: &Answer) -> Use {
+        let good = match self.standing(site, path, answer.version.as_deref(), answer.epoch) {
             Standing::Good => answer.use_at(Instant::now()),
             Standing::Stale | Standing::Gone => Use::Over,
         };
@@ -216,12 +225,12 @@ impl Lookup {
     /// This version of `path`, current or not, as long as the origin keeps it.
     pub(crate) async fn version(self: &Arc<Self>, site: &Site, path: &ObjectPath, id: VersionId) -> Outcome {
         let key = (site.id.clone(), path.as_str().to_owned());
-        if let Some(Answer { version: Some(version), .. }) = self.last(&key).await
+        if let Some(Answer { version: Some(version), .. }) = self.last(site, path, &key).await
             && version.manifest.version_id() == id
         {
             return Ok(version);
         }
-        if let Some(version) = self.known(&key, id).await {
+        if let Some(version) = self.known(site, path, &key, id).await {
             return Ok(version);
         }
         let (lookup, site, path) = (self.clone(), site.clone(), path.clone());
@@ -231,13 +240,13 @@ impl Lookup {
     }
 
     /// A version that was asked for by its id. It never changes: only who purges it for good means that it must not be there.
-    async fn known(&self, key: &Key, id: VersionId) -> Option<Arc<Version>> {
+    async fn known(&self, site: &Site, path: &ObjectPath, key: &Key, id: VersionId) -> Option<Arc<Version>> {
         let Dated { version, epoch } = self.by_id.get(&(key.clone(), id)).await?;
-        (self.standing(key, Some(&version), epoch) != Standing::Gone).then_some(version)
+        (self.standing(site, path, Some(&version), epoch) != Standing::Gone).then_some(version)
     }
 
     async fn ask_for(self: Arc<Self>, site: Site, path: ObjectPath, key: Key, id: VersionId) -> Outcome {
-        if let Some(version) = self.known(&key, id).await {
+        if let Some(version) = self.known(&site, &path, &key, id).await {
             return Ok(version);
         }
         // After a restart the table may be all there is. Until it is known what was purged meanwhile it is a last resort.
@@ -264,8 +273,8 @@ impl Lookup {
     /// Asks, unless another flight has landed since this one was called for. Whoever comes in the meantime is served the answer
     /// that is there, if it is still good for that.
     async fn refresh(self: Arc<Self>, site: Site, path: ObjectPath, key: Key) -> Outcome {
-        if let Some(answer) = self.last(&key).await {
-            match self.good_for(&site, &key, &answer) {
+        if let Some(answer) = self.last(&site, &path, &key).await {
+            match self.good_for(&site, &path, &answer) {
                 Use::Fresh => return answer.version.ok_or(LookupError::Absent),
                 Use::WhileAsking => self.current.insert(key.clone(), answer.while_asking()).await,
                 Use::Over => {}
@@ -276,7 +285,7 @@ impl Lookup {
 
     async fn ask(self: Arc<Self>, site: Site, path: ObjectPath, key: Key) -> Outcome {
         let epoch = self.purges.load().epoch();
-        let known = match self.last(&key).await {
+        let known = match self.last(&site, &path, &key).await {
             Some(Answer { version, epoch, .. }) => version.map(|version| Dated { version, epoch }),
             None => match self.remembered(&site, &path, &key).await {
                 Some((dated, _)) if may_stand(&site) && !self.fleet.has_origin() => {
@@ -298,7 +307,7 @@ impl Lookup {
             (Ok(reply), _) => self.found(&site, &path, key, reply, epoch).await,
             (Err(status), _) if status.code() == Code::NotFound => self.absent(&site, key, epoch).await,
             (Err(status), _) if status.code() == Code::FailedPrecondition => Err(LookupError::Unshared),
-            (Err(status), Some(dated)) if may_stand(&site) && self.stands(&key, &dated) => {
+            (Err(status), Some(dated)) if may_stand(&site) && self.stands(&site, &path, &dated) => {
                 debug!(site = site.name, %path, %status, "no origin answers, the last version stands");
                 self.stands_for(STALE_FOR, key, dated).await
             }
@@ -310,8 +319,8 @@ impl Lookup {
     }
 
     /// Whether it was not purged for good since.
-    fn stands(&self, key: &Key, dated: &Dated) -> bool {
-        self.standing(key, Some(&dated.version), dated.epoch) != Standing::Gone
+    fn stands(&self, site: &Site, path: &ObjectPath, dated: &Dated) -> bool {
+        self.standing(site, path, Some(&dated.version), dated.epoch) != Standing::Gone
     }
 
     async fn stands_for(&self, life: Duration, key: Key, Dated { version, epoch }: Dated) -> Outcome {
@@ -348,7 +357,7 @@ impl Lookup {
         let kept = self.table.read(key.clone()).await?;
         // Checked again: the site may have another key by now.
         let version = Version::check(site, path, kept.manifest, &kept.content_key).ok().map(Arc::new)?;
-        let standing = self.standing(key, Some(&version), kept.epoch);
+        let standing = self.standing(site, path, Some(&version), kept.epoch);
         if standing == Standing::Gone {
             self.table.forget(key.clone());
             return None;

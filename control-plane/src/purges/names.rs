@@ -41,11 +41,21 @@ pub(super) fn checked(site: &Site, new: &NewPurge) -> Result<Names> {
         names.dedup();
         Ok(names)
     };
+    let also = |names: Vec<String>| if site.pull.is_some() { with_names_of_versions(names) } else { names };
     Ok(Names {
-        targets: all(&new.urls, target)?,
-        prefixes: all(&new.prefixes, prefix)?,
+        targets: also(all(&new.urls, target)?),
+        prefixes: also(all(&new.prefixes, prefix)?),
         keys: all(&new.keys, |_, key| checked_key(key))?,
     })
+}
+
+/// What agents know of a pulled site goes by one name for all the ways to encode a path.
+fn with_names_of_versions(mut names: Vec<String>) -> Vec<String> {
+    let versions = names.iter().filter_map(|name| Some(ObjectPath::from_target(name).ok()?.to_target()));
+    names.extend(versions.collect::<Vec<_>>());
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 fn target(site: &Site, text: &str) -> Result<String> {
@@ -172,6 +182,8 @@ mod tests {
             assert!(checked(keys(&[bad])).is_err(), "{bad:?}");
         }
         assert_eq!(checked(keys(&["b", "a b", "b"])).unwrap().keys, ["a b", "b"]);
+        let urls = NewPurge { urls: vec!["/%c3%bc/%61?%62".into(), "/b".into()], ..NewPurge::default() };
+        assert_eq!(checked(urls).unwrap().targets, ["/%C3%BC/a?%62", "/%c3%bc/%61?%62", "/b"]);
         assert!(checked(keys(&vec!["k"; MOST + 1])).is_err());
     }
 }

@@ -1,12 +1,12 @@
 //! Agents: sessions, Open, chunks, receipts, and how they meet.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use http::StatusCode;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
-use umbel_content::{ChunkIndex, ChunkSet, ContentKey, SignedManifest, SigningKey, VerifyingKey, open};
+use umbel_content::{ChunkIndex, ChunkSet, ContentKey, SignedManifest, SigningKey, VerifyingKey, VersionId, open};
 use umbel_edge::Edge;
 use umbel_service::unix_now;
 use umbel_wire::{
@@ -14,11 +14,12 @@ use umbel_wire::{
         self, FromAgent, FromEdge, Hello, Join, OpenReply, OpenRequest, PeerAddress, Proof, Receipt, ReportRequest,
         agents_client::AgentsClient, from_agent, from_edge::Message,
     },
+    control::Purge,
     receipt, session,
     token::{Grant, KeySet, Ticket, TokenSigner, parse_network},
 };
 
-use crate::network::{Network, PRIVATE, SITE, content, grant, membership, seed, sign};
+use crate::network::{Network, PRIVATE, PULLED, SITE, content, grant, membership, seed, sign};
 
 const MIB: usize = 1024 * 1024;
 
@@ -70,14 +71,11 @@ impl Agent {
     }
 
     async fn open(&mut self, host: &str, path: &str, grant: &str) -> Result<OpenReply, Status> {
-        let request = OpenRequest {
-            host: host.into(),
-            path: path.into(),
-            grant: grant.into(),
-            want_inline: true,
-            ..OpenRequest::default()
-        };
-        let request = self.request(request);
+        self.open_as(host, path, OpenRequest { grant: grant.into(), want_inline: true, ..OpenRequest::default() }).await
+    }
+
+    async fn open_as(&mut self, host: &str, path: &str, request: OpenRequest) -> Result<OpenReply, Status> {
+        let request = self.request(OpenRequest { host: host.into(), path: path.into(), ..request });
         Ok(self.client.open(request).await?.into_inner())
     }
 
@@ -113,6 +111,47 @@ impl Agent {
         };
         tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the edge says nothing")
     }
+}
+
+#[tokio::test]
+async fn what_is_pulled_and_was_purged_is_asked_for_again() {
+    let (network, state) = (Network::new().await, tempfile::tempdir().unwrap());
+    let edge = network.edge("e1", state.path()).await;
+    let mut agent = Agent::new(&network, &edge, 9).await;
+    let asked = || network.origin.resolves.load(Ordering::SeqCst);
+    let named = |target: &str| Purge { targets: vec![target.into()], ..Purge::default() };
+    for (path, query, purge) in [
+        ("/\u{fc} (1)", "", named("/%C3%BC%20(1)")),
+        ("/\u{fc} (1)", "?q=%20", named("/%C3%BC%20(1)?q=%20")),
+        ("/\u{fc}/2", "", Purge { prefixes: vec!["/%C3".into()], ..Purge::default() }),
+        ("/3", "", Purge { keys: vec!["k2".into()], ..Purge::default() }),
+        ("/4", "", Purge { keys: vec!["a tag".into()], ..Purge::default() }),
+    ] {
+        let fields = [("cache-tag", "a tag,x"), ("surrogate-key", "k1 k2")];
+        let put = |text: &[u8]| network.origin.put(PULLED, &format!("{path}{query}"), text, &fields);
+        let query: String = query.trim_start_matches('?').into();
+        let (first, second) = (put(b"first"), put(b"second"));
+        let newest = OpenRequest { query: query.clone(), ..OpenRequest::default() };
+        let oldest = OpenRequest { query, version_id: first.as_bytes().to_vec().into(), ..OpenRequest::default() };
+        let before = asked();
+        for _ in 0..2 {
+            assert_eq!(opened(&agent.open_as("pulled.test", path, newest.clone()).await.unwrap()), second);
+            assert_eq!(opened(&agent.open_as("pulled.test", path, oldest.clone()).await.unwrap()), first);
+        }
+        assert_eq!(asked(), before + 2, "once for each");
+        let third = put(b"third");
+        network.purge(&[&edge], Purge { site_id: PULLED.into(), ..purge.clone() }).await;
+        assert_eq!(opened(&agent.open_as("pulled.test", path, newest).await.unwrap()), third, "{purge:?}");
+        assert_eq!(opened(&agent.open_as("pulled.test", path, oldest).await.unwrap()), first, "the origin keeps it");
+        assert_eq!(asked(), before + 4, "{purge:?}");
+    }
+    edge.stop().await;
+}
+
+fn opened(reply: &OpenReply) -> VersionId {
+    let signed = SignedManifest::from_proto(reply.manifest.clone().unwrap()).unwrap();
+    let key: [u8; 32] = reply.site_key.as_ref().try_into().unwrap();
+    signed.verify(&VerifyingKey::from_bytes(key)).unwrap().version_id()
 }
 
 #[tokio::test]

@@ -144,7 +144,8 @@ impl Origin {
         };
         let manifest = draft.sign(&SigningKey::from_seed(&[7; 32])).unwrap();
         let content_key = key.as_bytes().to_vec().into();
-        let reply = ResolveReply { manifest: Some(manifest.to_proto()), content_key, ..ResolveReply::default() };
+        let manifest = Some(manifest.to_proto());
+        let reply = ResolveReply { manifest, content_key, fresh_ms: 60_000, ..ResolveReply::default() };
         let stored = Stored { reply, version, sealed };
         self.versions.lock().unwrap().insert(version.to_string(), stored.clone());
         self.objects.lock().unwrap().insert((site.into(), path.into()), stored);
