@@ -30,6 +30,8 @@ pub(crate) enum Status {
     Unverified = 8,
     /// 409: it is there already.
     Conflict = 9,
+    /// Edges that nobody hears of may not have done it.
+    Away = 10,
     /// SIGINT.
     Interrupted = 130,
 }

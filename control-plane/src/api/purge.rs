@@ -70,8 +70,8 @@ pub enum PurgeState {
     Confirmed,
     /// It is there and has not said so yet.
     Waiting,
-    /// It does not follow the configuration now. When it starts again it carries the purge out before it serves what it has
-    /// stored without asking.
+    /// It does not follow the configuration now. If it runs all the same, readers get from it what was purged; when it starts
+    /// again or hears of the purge, it carries it out before it serves what it has stored without asking.
     Away,
 }
 
