@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use futures::{StreamExt, stream};
+use http::HeaderMap;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use umbel_control_plane::api::{Edge, Site};
@@ -18,7 +19,10 @@ use crate::{
 };
 
 const EXAMPLES: &str = "\
-Exit status: 0 when every edge has answered every URL with content or a redirect, 1 otherwise.
+Each edge is asked as browsers ask (Accept-Encoding: gzip, deflate, br, zstd), and where the answer depends on that, for what is
+not encoded as well. Warm is what an edge says that it has stored now (Cache-Status).
+
+Exit status: 0 when every edge has stored content or a redirect for every URL, 1 otherwise.
 
 Examples:
   umbel warm --site shop / /img/logo.png
@@ -26,6 +30,9 @@ Examples:
 
 /// Requests under way: enough to keep edges busy, and few for the server behind them.
 const AT_ONCE: usize = 8;
+
+/// Of today's browsers.
+const ACCEPT_ENCODING: &str = "gzip, deflate, br, zstd";
 
 const TEMPLATE: &str = "{bar:30} {pos}/{len} {eta} {msg}";
 
@@ -154,32 +161,75 @@ impl Errand {
     async fn run(self, grant: Option<&str>) -> Value {
         let (url, edge) = (self.url.as_str(), self.way.edge.url.as_str());
         match self.fetch(grant).await {
-            Ok((status, bytes, said)) => {
-                json!({ "url": url, "edge": edge, "status": status, "bytes": bytes, "cache_status": said })
-            }
+            Ok(Fetched { status, bytes, said, stored, .. }) => json!({
+                "url": url, "edge": edge, "status": status, "bytes": bytes, "cache_status": said, "stored": stored
+            }),
             Err(error) => json!({ "url": url, "edge": edge, "error": exit::one_line(&error) }),
         }
     }
 
-    async fn fetch(&self, grant: Option<&str>) -> anyhow::Result<(u16, u64, String)> {
+    /// As browsers would, and where that may not be all that there is, as those who know no coding.
+    async fn fetch(&self, grant: Option<&str>) -> anyhow::Result<Fetched> {
+        let encoded = self.ask(grant, Some(ACCEPT_ENCODING)).await?;
+        if !encoded.varies {
+            return Ok(encoded);
+        }
+        let plain = self.ask(grant, None).await?;
+        let status = if is_content(encoded.status) { plain.status } else { encoded.status };
+        let (bytes, stored) = (encoded.bytes + plain.bytes, encoded.stored && plain.stored);
+        Ok(Fetched { status, bytes, stored, ..encoded })
+    }
+
+    async fn ask(&self, grant: Option<&str>, codings: Option<&str>) -> anyhow::Result<Fetched> {
         let mut url = self.url.clone();
         let _good_for_https = url.set_port(Some(self.way.port));
         let mut request = self.way.http.get(url);
         if let Some(grant) = grant {
             request = request.bearer_auth(grant);
         }
+        if let Some(codings) = codings {
+            request = request.header("accept-encoding", codings);
+        }
         let mut response = request.send().await.map_err(|error| match rest::site_trust_hint(&error) {
             Some(hint) => anyhow::Error::new(error.without_url()).context(hint),
             None => error.without_url().into(),
         })?;
-        let said = response.headers().get_all("cache-status").iter().filter_map(|value| value.to_str().ok());
-        let said: Vec<_> = said.map(str::to_owned).collect();
+        let said = list(response.headers(), "cache-status");
+        let varies = list(response.headers(), "vary").to_ascii_lowercase();
+        let varies = varies.split(',').any(|name| matches!(name.trim(), "*" | "accept-encoding"));
         let (status, mut bytes) = (response.status().as_u16(), 0);
         while let Some(piece) = response.chunk().await.map_err(reqwest::Error::without_url)? {
             bytes += piece.len() as u64;
         }
-        Ok((status, bytes, said.join(", ")))
+        Ok(Fetched { status, bytes, stored: is_stored(&said), said, varies })
     }
+}
+
+/// What one edge has answered.
+struct Fetched {
+    status: u16,
+    bytes: u64,
+    /// `Cache-Status`.
+    said: String,
+    stored: bool,
+    /// By `Accept-Encoding`.
+    varies: bool,
+}
+
+/// All lines of a field that is a list.
+fn list(fields: &HeaderMap, name: &str) -> String {
+    let lines: Vec<_> = fields.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    lines.join(", ")
+}
+
+/// Whether the edge says in `Cache-Status` that it has it now. Its own member is the last (RFC 9211, section 2).
+fn is_stored(said: &str) -> bool {
+    let own = said.rsplit(", ").next().unwrap_or_default();
+    own.split(';').skip(1).map(str::trim).any(|parameter| matches!(parameter, "hit" | "stored"))
+}
+
+fn is_content(status: u16) -> bool {
+    (200..400).contains(&status)
 }
 
 fn bar(length: u64, visible: bool) -> ProgressBar {
@@ -189,29 +239,40 @@ fn bar(length: u64, visible: bool) -> ProgressBar {
 }
 
 fn is_good(result: &Value) -> bool {
-    result["status"].as_u64().is_some_and(|status| (200..400).contains(&status))
+    result["status"].as_u64().and_then(|status| u16::try_from(status).ok()).is_some_and(is_content)
+}
+
+fn is_warm(result: &Value) -> bool {
+    is_good(result) && result["stored"] == true
 }
 
 fn tell(results: Vec<Value>, json: bool) -> anyhow::Result<()> {
     let (asked, bad) = (results.len(), results.iter().filter(|result| !is_good(result)).count());
     let bytes: u64 = results.iter().filter_map(|result| result["bytes"].as_u64()).sum();
+    let warm = results.iter().filter(|result| is_warm(result)).count();
+    let unstored = asked - bad - warm;
     if !json {
-        for result in results.iter().filter(|result| !is_good(result)) {
-            let why = result.get("error").or_else(|| result.get("status")).map(show::cell).unwrap_or_default();
-            show::line(format_args!(
-                "failed    {} at {}: {why}",
-                show::cell(&result["url"]),
-                show::cell(&result["edge"])
-            ))?;
+        for result in results.iter().filter(|result| !is_warm(result)) {
+            let (what, why) = match result.get("error").or_else(|| result.get("status")) {
+                Some(_) if is_good(result) => ("unstored", &result["cache_status"]),
+                why => ("failed", why.unwrap_or(&Value::Null)),
+            };
+            let (url, edge, why) = (show::cell(&result["url"]), show::cell(&result["edge"]), show::cell(why));
+            show::line(format_args!("{what:<9} {url} at {edge}: {why}"))?;
         }
-        show::line(format_args!("warmed    {} of {asked}, {}", asked - bad, show::bytes(bytes)))?;
+        show::line(format_args!("warmed    {warm} of {asked}, {}", show::bytes(bytes)))?;
     } else {
-        show::json(&json!({ "warmed": asked - bad, "failed": bad, "bytes": bytes, "answers": results }))?;
+        let counts = json!({
+            "warmed": warm, "unstored": unstored, "failed": bad, "bytes": bytes, "answers": results
+        });
+        show::json(&counts)?;
     }
-    if bad == 0 {
-        return Ok(());
-    }
-    let error = Failure::error(Status::Other, format!("{bad} of {asked} could not be fetched"));
+    let text = match (bad, unstored) {
+        (0, 0) => return Ok(()),
+        (0, _) => format!("{unstored} of {asked} were fetched and are not stored"),
+        _ => format!("{bad} of {asked} could not be fetched"),
+    };
+    let error = Failure::error(Status::Other, text);
     Err(if json { Failure::told(&error) } else { error })
 }
 
@@ -231,6 +292,19 @@ mod tests {
             assert_eq!(on_site("s", &hosts, text).ok().map(String::from).as_deref(), expected, "{text}");
         }
         assert!(on_site("s", &[], "/x").is_err());
+    }
+
+    #[test]
+    fn stored_is_what_the_edge_says_of_itself() {
+        for (said, expected) in [
+            ("umbel-edge; hit; ttl=60", true),
+            ("umbel-origin; fwd=uri-miss; stored, umbel-edge; fwd=uri-miss; fwd-status=200; stored", true),
+            ("umbel-origin; hit, umbel-edge; fwd=uri-miss; fwd-status=200; ttl=60", false),
+            ("umbel-edge; fwd=uri-miss; detail=stored-not", false),
+            ("", false),
+        ] {
+            assert_eq!(is_stored(said), expected, "{said}");
+        }
     }
 
     #[test]

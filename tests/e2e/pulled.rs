@@ -228,6 +228,7 @@ fn commands_work_on_a_running_network() {
     purged_things_are_asked_for_again(&place);
     what_an_agent_reads_is_a_version_for_the_next(&place);
     what_is_warm_is_stored_at_both_edges(&place);
+    what_is_for_no_store_is_not_warm(&place);
     delivery_rules_reach_the_providers_server(&place);
     keys_are_replaced_with_overlap(&place);
     a_certificate_comes_and_goes(&place);
@@ -261,6 +262,18 @@ fn what_an_agent_reads_is_a_version_for_the_next(place: &Place) {
     }
     assert_eq!(from_disk, [0, 0, LONG as u64], "over HTTPS, as a version, and then as the one that is there");
     assert_eq!(place.provider.asked("/long"), 1);
+}
+
+fn what_is_for_no_store_is_not_warm(place: &Place) {
+    place.provider.change(|seen| seen.open = true);
+    let output = place.try_admin(&["warm", "--site", "pulled", "/slow", "/warm"]);
+    let warmed = json(&output);
+    let counted = ["warmed", "unstored", "failed"].map(|name| warmed[name].as_u64().unwrap());
+    assert_eq!((counted, output.status.code()), ([2, 2, 0], Some(1)), "{warmed:#}");
+    place.provider.change(|seen| {
+        seen.open = false;
+        seen.requests.retain(|(path, _)| path != "/slow");
+    });
 }
 
 fn what_is_warm_is_stored_at_both_edges(place: &Place) {
