@@ -11,7 +11,7 @@ use umbel_service::config::Settings;
 use crate::{
     exit::{Failure, Status},
     runtime,
-    serve::ServiceArgs,
+    serve::{AtHangup, ServiceArgs},
     settings, show,
 };
 
@@ -126,7 +126,9 @@ impl AgentCommand {
                     Some(state) => Config::default_in(&state),
                     None => service_config(&service)?,
                 };
-                service.serve(config, async |config, stop| Ok(umbel_agent::service::run(config, stop).await?))
+                service.serve(AtHangup::Stop, config, async |config, stop| {
+                    Ok(umbel_agent::service::run(config, stop).await?)
+                })
             }
             Self::Status(args) => runtime::client(status(&args)),
             Self::Flush(args) => runtime::client(flush(&args)),

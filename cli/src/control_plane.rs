@@ -12,7 +12,11 @@ use umbel_control_plane::{
 };
 use umbel_service::files;
 
-use crate::{runtime, serve::ServiceArgs, show};
+use crate::{
+    runtime,
+    serve::{AtHangup, ServiceArgs},
+    show,
+};
 
 /// What `umbel control-plane` takes.
 #[derive(Debug, Subcommand)]
@@ -44,7 +48,7 @@ impl ControlPlaneCommand {
 
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::Run(args) => args.serve(config(&args)?, umbel_control_plane::run),
+            Self::Run(args) => args.serve(AtHangup::GoOn, config(&args)?, umbel_control_plane::run),
             Self::Init(args) => init(&args),
             Self::CheckConfig(args) => {
                 config(&args)?;

@@ -4,10 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use umbel_edge::{Config, Found};
-use umbel_service::config::{ConfigError, Mistake};
+use umbel_edge::{Config, Described};
+use umbel_service::config::ConfigError;
 
-use crate::{serve::ServiceArgs, show};
+use crate::{
+    serve::{AtHangup, ServiceArgs},
+    show,
+};
 
 const ENVIRONMENT: &str = "UMBEL_EDGE";
 
@@ -39,7 +42,7 @@ impl EdgeCommand {
                 let config = args.read(ENVIRONMENT, Config::read)?;
                 let again = args.clone();
                 let reread = Box::new(move || again.reread(ENVIRONMENT, Config::read));
-                args.serve(config, |config, shutdown| umbel_edge::run(config, reread, shutdown))
+                args.serve(AtHangup::Own, config, |config, shutdown| umbel_edge::run(config, reread, shutdown))
             }
             Self::CheckConfig(args) => args.check(),
         }
@@ -70,22 +73,12 @@ impl CheckArgs {
 }
 
 /// A certificate that cannot be used is a mistake, too.
-fn certificates(config: &Config) -> Result<Found, ConfigError> {
-    let Some(folder) = &config.certificates else { return Ok(Found::default()) };
-    let place = folder.display().to_string();
-    let found = umbel_edge::look_at_certificates(folder).map_err(|error| {
-        ConfigError(vec![Mistake { place: place.clone(), text: format!("cannot be read: {error}") }])
-    })?;
-    let mistake = |(pair, why): &(String, umbel_edge::BrokenPair)| Mistake {
-        place: place.clone(),
-        text: format!("`{pair}`: {why}"),
-    };
-    let mistakes: Vec<Mistake> = found.broken.iter().map(mistake).collect();
-    if mistakes.is_empty() { Ok(found) } else { Err(ConfigError(mistakes)) }
+fn certificates(config: &Config) -> Result<Vec<Described>, ConfigError> {
+    config.certificates.as_deref().map_or_else(|| Ok(Vec::new()), umbel_edge::look_at_certificates)
 }
 
-fn summary(config: &Config, found: &Found) -> Value {
-    let names: Vec<&str> = found.good.iter().flat_map(|one| &one.names).map(String::as_str).collect();
+fn summary(config: &Config, found: &[Described]) -> Value {
+    let names: Vec<&str> = found.iter().flat_map(|one| &one.names).map(String::as_str).collect();
     json!({
         "ok": true,
         "state": config.state,

@@ -34,7 +34,7 @@ impl ServiceCommand {
         F: Future<Output = anyhow::Result<()>>,
     {
         match self {
-            Self::Run(args) => args.serve(args.read(prefix, read)?, run),
+            Self::Run(args) => args.serve(AtHangup::GoOn, args.read(prefix, read)?, run),
             Self::CheckConfig(args) => {
                 args.read(prefix, read)?;
                 show::line("the configuration is right")
@@ -45,6 +45,17 @@ impl ServiceCommand {
 
 /// Environment variables of the command itself, which begin like those of a service.
 const OF_THE_COMMAND: [&str; 1] = ["UMBEL_CONTROL_PLANE"];
+
+/// What SIGHUP means for a service. Without any of these it would end in the middle of whatever it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AtHangup {
+    /// It sees to that itself.
+    Own,
+    /// Nothing: people and programs send it to servers to have settings read again.
+    GoOn,
+    /// An orderly stop: the terminal of who has started it for himself is gone.
+    Stop,
+}
 
 /// How a service is started.
 #[derive(Debug, Clone, Args)]
@@ -87,13 +98,24 @@ impl ServiceArgs {
     }
 
     /// Runs the service until SIGINT, SIGTERM or, when supervised, the end of standard input.
-    pub(crate) fn serve<C, F>(&self, config: C, run: impl FnOnce(C, CancellationToken) -> F) -> anyhow::Result<()>
+    pub(crate) fn serve<C, F>(
+        &self,
+        at_hangup: AtHangup,
+        config: C,
+        run: impl FnOnce(C, CancellationToken) -> F,
+    ) -> anyhow::Result<()>
     where
         F: Future<Output = anyhow::Result<()>>,
     {
         telemetry::init(telemetry::LogFormat::default());
         runtime::server(async {
             let shutdown = self.shutdown()?;
+            match at_hangup {
+                AtHangup::Own => Ok(()),
+                AtHangup::GoOn => shutdown::go_on_at_hangups(),
+                AtHangup::Stop => shutdown::stop_at_hangup(shutdown.clone()),
+            }
+            .context("cannot wait for signals")?;
             // A service's future is large: on the heap, not on the stack of whoever waits for it.
             Box::pin(run(config, shutdown)).await
         })

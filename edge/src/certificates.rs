@@ -19,6 +19,7 @@ use rustls::{
 };
 use tracing::{info, warn};
 use umbel_service::{
+    config::{ConfigError, Mistake},
     installation::Installation,
     tls::{self, LiveCertificate, TlsError},
 };
@@ -35,7 +36,7 @@ const MOST_PAIRS: usize = 10_000;
 
 /// Why a pair is not used.
 #[derive(Debug, thiserror::Error)]
-pub enum BrokenPair {
+enum BrokenPair {
     /// A file cannot be read.
     #[error("{} cannot be read", .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
@@ -58,28 +59,13 @@ pub struct Described {
     pub not_after: i64,
 }
 
-/// The certificates in a folder, and why others are not used.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// In the order of their names.
-    pub good: Vec<Described>,
-    /// The pair's name, and why.
-    pub broken: Vec<(String, BrokenPair)>,
-}
-
-/// Reads a folder to say what is in it.
+/// Reads a folder to say what is in it, in the order of names.
 ///
 /// # Errors
-/// The folder itself cannot be read.
-pub fn look(folder: &Path) -> io::Result<Found> {
-    let mut found = Found::default();
-    for (name, files) in pairs(folder)? {
-        match files.load(&name) {
-            Ok(pair) => found.good.push(pair.described),
-            Err(why) => found.broken.push((name, why)),
-        }
-    }
-    Ok(found)
+/// It cannot be read, or there are pairs in it that cannot be used: each of them.
+pub fn look(folder: &Path) -> Result<Vec<Described>, ConfigError> {
+    let found = Folder::opened(folder.to_owned())?.pairs.into_values();
+    Ok(found.filter_map(|kept| Some(kept.pair?.described)).collect())
 }
 
 /// What the public port shows.
@@ -131,12 +117,16 @@ impl Certificates {
         self.of_sites.replace(installation);
     }
 
-    /// From now on this folder, or none.
-    pub(crate) fn move_to(&self, folder: Option<PathBuf>) {
+    /// From the next [`Certificates::read`] on this folder, or none. Blocks.
+    ///
+    /// # Errors
+    /// As [`look`], if it is another one; then it stays the one that it was.
+    pub(crate) fn move_to(&self, folder: Option<PathBuf>) -> Result<(), ConfigError> {
         let mut current = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().map(|current| &current.path) != folder.as_ref() {
-            *current = folder.map(|path| Folder { path, pairs: BTreeMap::new() });
+            *current = folder.map(Folder::opened).transpose()?;
         }
+        Ok(())
     }
 
     /// Reads what has changed since the last time, and says what there is now. Blocks.
@@ -183,6 +173,22 @@ fn by_name<'a>(pairs: impl Iterator<Item = &'a Pair>) -> HashMap<String, Arc<Cer
 }
 
 impl Folder {
+    /// One that is not known yet: with all that is in it, or with all that is wrong.
+    fn opened(path: PathBuf) -> Result<Self, ConfigError> {
+        let place = path.display().to_string();
+        let mistake = |text| Mistake { place: place.clone(), text };
+        let present = pairs(&path).map_err(|error| ConfigError(vec![mistake(format!("cannot be read: {error}"))]))?;
+        let (mut pairs, mut mistakes) = (BTreeMap::new(), Vec::new());
+        for (name, files) in present {
+            let stamp = files.stamp();
+            match files.load(&name) {
+                Ok(pair) => drop(pairs.insert(name, Kept { stamp, pair: Some(pair) })),
+                Err(why) => mistakes.push(mistake(format!("`{name}`: {why}"))),
+            }
+        }
+        if mistakes.is_empty() { Ok(Self { path, pairs }) } else { Err(ConfigError(mistakes)) }
+    }
+
     fn read(&mut self) {
         let present = match pairs(&self.path) {
             Ok(present) => present,
@@ -330,9 +336,23 @@ mod tests {
                 ("k.test", None),
             ],
         );
-        let found = look(folder.path()).unwrap();
-        assert_eq!((found.good.len(), found.broken.len()), (1, 1), "{found:?}");
-        certificates.move_to(None);
+        let mistakes = look(folder.path()).unwrap_err();
+        assert!(mistakes.0.len() == 1 && mistakes.0[0].text.starts_with("`two`"), "{mistakes:?}");
+
+        // Another folder has to be right as a whole.
+        let other = tempfile::tempdir().unwrap();
+        write(other.path(), "good", &pair(&["other.test"]));
+        fs::write(other.path().join("bad.crt"), "x").unwrap();
+        for wrong in [folder.path().join("nothing-here"), other.path().to_owned()] {
+            assert_eq!(certificates.move_to(Some(wrong)).unwrap_err().0.len(), 1);
+            certificates.read();
+            check(&certificates, &[("new.test", Some("a.test new.test")), ("other.test", None)]);
+        }
+        fs::remove_file(other.path().join("bad.crt")).unwrap();
+        certificates.move_to(Some(other.path().to_owned())).unwrap();
+        assert_eq!(certificates.read(), look(other.path()).unwrap());
+        check(&certificates, &[("new.test", None), ("other.test", Some("other.test"))]);
+        certificates.move_to(None).unwrap();
         assert_eq!(certificates.read(), []);
         check(&certificates, &[("a.test", None)]);
     }

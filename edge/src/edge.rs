@@ -9,6 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Channel;
 use tracing::{info, warn};
 use umbel_service::{
+    config::ConfigError,
     files,
     installation::Installation,
     listen::{Lanes, Listener},
@@ -163,8 +164,10 @@ impl Edge {
     }
 
     /// Takes over what can change while it runs. See [`crate::LIVE`].
-    pub async fn reload(&mut self, config: &Config) -> Reloaded {
-        self.reopen_log();
+    ///
+    /// # Errors
+    /// A new folder of certificates is not as it should be: then nothing is taken over.
+    pub async fn reload(&mut self, config: &Config) -> Result<Reloaded, ConfigError> {
         self.live.reload(config, &self.core.metrics).await
     }
 

@@ -37,7 +37,7 @@ mod uplink;
 mod view;
 
 pub use access_log::{AccessLogFormat, AccessLogTarget};
-pub use certificates::{BrokenPair, Described, Found, look as look_at_certificates};
+pub use certificates::{Described, look as look_at_certificates};
 pub use config::{Config, LIVE, Limits};
 pub use edge::{Edge, Identity, Ports};
 pub use metrics::LARGE_OBJECT;

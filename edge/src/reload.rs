@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use tracing::warn;
 use umbel_service::{
-    config::Said,
+    config::{ConfigError, Mistake, Said},
     listen::Rules,
     telemetry,
     tls::{self, LiveCertificate},
@@ -48,17 +48,19 @@ impl Live {
         Self { rules, certificates, others, said: config.said.clone() }
     }
 
-    /// Takes over what it can.
-    pub(crate) async fn reload(&mut self, config: &Config, metrics: &Metrics) -> Reloaded {
+    /// Takes over what it can, or nothing, if the certificates are not as they should be.
+    pub(crate) async fn reload(&mut self, config: &Config, metrics: &Metrics) -> Result<Reloaded, ConfigError> {
+        let (certificates, folder) = (self.certificates.clone(), config.certificates.clone());
+        let moved = tokio::task::spawn_blocking(move || certificates.move_to(folder));
+        moved.await.unwrap_or_else(|panic| Err(unread(&panic)))?;
         let reloaded = sorted(self.said.differs_in(&config.said));
         self.rules.store(Arc::new(config.rules.clone()));
-        self.certificates.move_to(config.certificates.clone());
         self.look(metrics).await;
         if reloaded.applied.contains("log_level") {
             telemetry::set_level(config.log_level.as_ref());
         }
         self.said.replace(&config.said, &reloaded.applied);
-        reloaded
+        Ok(reloaded)
     }
 
     /// Reads certificates when they change, and says when they end.
@@ -83,6 +85,10 @@ impl Live {
         present.extend(own);
         metrics.certificates_end(present.iter().map(|one| (one.pair.as_str(), one.not_after)));
     }
+}
+
+fn unread(error: &tokio::task::JoinError) -> ConfigError {
+    ConfigError(vec![Mistake { place: "certificates".into(), text: error.to_string() }])
 }
 
 fn sorted(changed: BTreeSet<String>) -> Reloaded {

@@ -61,14 +61,20 @@ pub async fn run(config: Config, reread: Reread, shutdown: CancellationToken) ->
     ended
 }
 
-/// At each hangup. A configuration that is not right changes nothing.
+/// At each hangup. A configuration that is not right changes nothing. The log is opened anew in any case: whoever has moved the
+/// file away did not look at the configuration.
 async fn reload_at(mut hangups: Signal, edge: &mut Edge, reread: &Reread) -> Infallible {
     loop {
         if hangups.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-        match reread() {
-            Ok(config) => tell(&edge.reload(&config).await),
+        edge.reopen_log();
+        let reloaded = match reread() {
+            Ok(config) => edge.reload(&config).await,
+            Err(mistakes) => Err(mistakes),
+        };
+        match reloaded {
+            Ok(reloaded) => tell(&reloaded),
             Err(mistakes) => {
                 error!("the configuration is not right, and stays as it was");
                 mistakes.0.iter().for_each(|mistake| error!(%mistake, "not taken over"));

@@ -232,6 +232,7 @@ fn commands_work_on_a_running_network() {
     delivery_rules_reach_the_providers_server(&place);
     keys_are_replaced_with_overlap(&place);
     a_certificate_comes_and_goes(&place);
+    hangups_end_nobody(&place);
     a_download_goes_on_while_the_edge_reads_its_configuration_again(&place);
     up.stop();
     place.demo.assert_nothing_runs();
@@ -353,6 +354,20 @@ fn a_certificate_comes_and_goes(place: &Place) {
     assert_eq!(place.warm("/first").len(), 2);
 }
 
+/// What reads its settings at the start alone.
+fn hangups_end_nobody(place: &Place) {
+    let before = place.demo.processes();
+    let others = before.iter().filter(|(name, _)| name.starts_with("origin") || name.starts_with("control"));
+    let others: Vec<_> = others.collect();
+    assert_eq!(others.len(), 2, "{before:?}");
+    for (name, pid) in others {
+        assert!(Command::new("kill").args(["-HUP", &pid.to_string()]).status().unwrap().success());
+        until("it says so", || place.demo.log(name).contains("SIGHUP"));
+    }
+    assert_eq!(place.warm("/after-hangups").len(), 2);
+    assert_eq!(place.demo.processes(), before);
+}
+
 fn write_certificate(chain: &Path, key: &Path) {
     fs::write(chain, CERTIFICATE).unwrap();
     fs::write(key, KEY).unwrap();
@@ -372,6 +387,12 @@ fn a_download_goes_on_while_the_edge_reads_its_configuration_again(place: &Place
     let (_, edge) = place.demo.processes().into_iter().find(|(name, _)| name == "edge-1").unwrap();
     assert!(Command::new("kill").args(["-HUP", &edge.to_string()]).status().unwrap().success());
     until("the edge has read its configuration", || place.demo.edge_metrics().contains("pair=\"brought\""));
+
+    // A typing error changes nothing, not even the part that is right.
+    fs::write(&file, format!("certificates = \"{}x\"\nlog_level = \"error\"\n{before}", folder.display())).unwrap();
+    assert!(Command::new("kill").args(["-HUP", &edge.to_string()]).status().unwrap().success());
+    until("the edge has found the mistake", || place.demo.log("edge-1").contains("stays as it was"));
+    assert!(place.demo.edge_metrics().contains("pair=\"brought\""));
 
     place.provider.change(|seen| seen.open = true);
     let output = download.wait_with_output().unwrap();

@@ -171,6 +171,12 @@ impl Demo {
         assert!(searched > plaintext.len(), "the agents keep nothing at all");
     }
 
+    /// What this process has logged.
+    pub(crate) fn log(&self, name: &str) -> String {
+        let file = self.state().join("logs").join(name).with_extension("log");
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+    }
+
     fn logs(&self) -> String {
         let files = fs::read_dir(self.state().join("logs")).into_iter().flatten().flatten();
         let tail = |path: PathBuf| {

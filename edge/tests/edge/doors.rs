@@ -75,7 +75,7 @@ async fn certificates_change_while_it_runs() {
 
     let first = put_certificate(folder.path(), "docs.test");
     let text = format!("certificates = {:?}\nmax_connections = 99\nmax_sessions = 8\n", folder.path());
-    let reloaded = edge.reload(&configuration(&text)).await;
+    let reloaded = edge.reload(&configuration(&text)).await.unwrap();
     let expected =
         Reloaded { applied: keys(&["certificates", "max_connections"]), need_a_restart: keys(&["max_sessions"]) };
     assert_eq!(reloaded, expected);
@@ -84,15 +84,15 @@ async fn certificates_change_while_it_runs() {
     assert_eq!(status(&mut before, "/x").await, "200", "the connection of before");
 
     let second = put_certificate(folder.path(), "docs.test");
-    let reloaded = edge.reload(&configuration(&text)).await;
+    let reloaded = edge.reload(&configuration(&text)).await.unwrap();
     assert_eq!(reloaded, Reloaded { applied: keys(&[]), need_a_restart: keys(&["max_sessions"]) });
     connect(&edge, &second, "docs.test").await.unwrap();
     assert!(connect(&edge, &first, "docs.test").await.is_err(), "the old one is shown");
 
     fs::write(folder.path().join("site.key"), "broken").unwrap();
-    edge.reload(&configuration(&text)).await;
+    edge.reload(&configuration(&text)).await.unwrap();
     connect(&edge, &second, "docs.test").await.unwrap();
-    edge.reload(&configuration("")).await;
+    edge.reload(&configuration("")).await.unwrap();
     connect(&edge, &network.authority.pem, "docs.test").await.unwrap();
     edge.stop().await;
 }
@@ -133,7 +133,7 @@ async fn who_asks_is_told_to_the_providers_server() {
     let mut edge = network.edge("e1", state.path()).await;
     let client = network.client(&edge, true);
     for (text, expected) in [("", "127.0.0.1"), ("trusted_proxies = [\"127.0.0.1\"]", "192.0.2.7"), ("", "127.0.0.1")] {
-        edge.reload(&configuration(text)).await;
+        edge.reload(&configuration(text)).await.unwrap();
         // A connection goes by the rules of its beginning.
         let client = if text.is_empty() { &network.client(&edge, true) } else { &client };
         let url = format!("https://pulled.test:{}/{expected}{}", edge.ports().public.port(), text.len());
