@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use moka::sync::Cache;
 use umbel_http_cache::{ResponseDirectives, Scope};
 use umbel_wire::{
@@ -122,8 +122,13 @@ pub(crate) fn taken_out(site: &Site) -> Carriers {
 }
 
 /// What needs a grant is not for caches that do not check it, unless the provider says so itself (RFC 9111, section
-/// 5.2.2.9).
+/// 5.2.2.9). What is said to some caches alone (RFC 9213) would be stronger there: it is not for them either.
 pub(crate) fn keep_private(headers: &mut HeaderMap) {
+    let targeted = |name: &&HeaderName| name.as_str().ends_with("-cache-control");
+    let targeted: Vec<_> = headers.keys().filter(targeted).cloned().collect();
+    for name in targeted {
+        headers.remove(name);
+    }
     let said = ResponseDirectives::of(headers);
     if !(said.public || said.no_store || said.private == Scope::Whole) {
         headers.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));

@@ -271,10 +271,10 @@ impl Pending {
     }
 }
 
-/// `hit`, or why it was forwarded, as the edge says it in `Cache-Status`, which has its own member last (RFC 9211).
+/// `hit`, or why it was forwarded (none where no content was looked for), as the edge says it in `Cache-Status`, which has its own member last (RFC 9211).
 fn outcome(response: &Response<Body>) -> Option<&str> {
     let said = response.headers().get_all(crate::respond::CACHE_STATUS).iter().next_back()?.to_str().ok()?;
-    let first = said.split("; ").nth(1)?;
+    let first = said.split("; ").nth(1).filter(|first| !first.starts_with("detail="))?;
     Some(first.strip_prefix("fwd=").unwrap_or(first))
 }
 

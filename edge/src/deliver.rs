@@ -4,10 +4,10 @@
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts};
 use umbel_content::ObjectPath;
 use umbel_delivery::{Foreign, Rules, location};
-use umbel_http_cache::{Compression, plain_conditions, settled};
+use umbel_http_cache::{CACHE_TAG, Compression, SURROGATE_KEY, plain_conditions, settled};
 use umbel_service::listen::Connection;
 use umbel_wire::control::Site;
 
@@ -26,6 +26,9 @@ mod pages;
 use self::limit::Cap;
 pub(crate) use self::{encode::Encodings, limit::Limiter};
 
+/// What a provider's server says to the caches in front of it. This is the last of them.
+const FOR_CACHES: [HeaderName; 3] = [SURROGATE_KEY, CACHE_TAG, HeaderName::from_static("surrogate-control")];
+
 /// Answers a request for something of `site`.
 pub(crate) async fn answer(core: &Arc<Core>, view: &View, site: &Site, request: Parts, body: Body) -> Response<Body> {
     let rules = view.rules(&site.id);
@@ -33,9 +36,18 @@ pub(crate) async fn answer(core: &Arc<Core>, view: &View, site: &Site, request: 
         return to_https(view.https_port, &request);
     }
     match rules {
-        None => respond::content(core, view, site, request, body).await,
+        None => content(core, view, site, request, body).await,
         Some(rules) => by_rules(core, view, site, rules, request, body).await,
     }
+}
+
+/// What the site has, as readers are to see it.
+async fn content(core: &Arc<Core>, view: &View, site: &Site, request: Parts, body: Body) -> Response<Body> {
+    let mut response = respond::content(core, view, site, request, body).await;
+    for name in &FOR_CACHES {
+        response.headers_mut().remove(name);
+    }
+    response
 }
 
 async fn by_rules(
@@ -54,7 +66,7 @@ async fn by_rules(
             if let Some(compression) = &rules.compression {
                 prepare(compression, site, &mut request);
             }
-            let response = respond::content(core, view, site, request, cap.of(body)).await;
+            let response = content(core, view, site, request, cap.of(body)).await;
             let response = cap.answer(response);
             pages::replace(core, site, &rules.error_pages, &asked, response).await
         }

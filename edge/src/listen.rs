@@ -75,7 +75,9 @@ impl App for Public {
             Station::Agents => call(self.agents.clone(), request).await,
             Station::Chunks => {
                 let (parts, _) = request.into_parts();
-                agents::chunks::serve(&self.core, &parts.method, parts.uri.path(), &parts.headers).await
+                let answer = agents::chunks::serve(&self.core, &parts.method, parts.uri.path(), &parts.headers).await;
+                self.core.metrics.chunk_answered(answer.status());
+                answer
             }
             Station::Readers => respond::answer(&self.core, request).await,
         }

@@ -44,6 +44,7 @@ pub(crate) struct Metrics {
     requests: Family<Class, Counter>,
     /// Those of `requests`, by class: looking one up costs more than counting.
     answers: Arc<[OnceLock<Counter>; CLASSES.len()]>,
+    chunk_requests: Family<Class, Counter>,
     chunks: Family<Kind, Counter>,
     fills: Family<Kind, Counter>,
     fill_failures: Family<Kind, Counter>,
@@ -68,6 +69,11 @@ impl Metrics {
     /// Names and help texts.
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("requests", "Requests of readers, by class of status", self.requests.clone());
+        registry.register(
+            "chunk_requests",
+            "Requests of agents for chunks, by class of status",
+            self.chunk_requests.clone(),
+        );
         registry.register("chunks", "Chunks looked for, by where they were found", self.chunks.clone());
         registry.register("fills", "Chunks filled, by source", self.fills.clone());
         registry.register("fill_failures", "Attempts to fill that failed, by source", self.fill_failures.clone());
@@ -113,9 +119,14 @@ impl Metrics {
         }
     }
 
+    /// An agent that wanted a chunk was answered.
+    pub(crate) fn chunk_answered(&self, status: http::StatusCode) {
+        self.chunk_requests.get_or_create(&Class { class: CLASSES[class_of(status)] }).inc();
+    }
+
     /// A reader was answered.
     pub(crate) fn answered(&self, status: http::StatusCode) {
-        let class = (usize::from(status.as_u16()) / 100).clamp(1, CLASSES.len()) - 1;
+        let class = class_of(status);
         let counter = self.answers[class].get_or_init(|| {
             let class = Class { class: CLASSES[class] };
             self.requests.get_or_create(&class).clone()
@@ -175,4 +186,9 @@ impl Metrics {
     pub(crate) fn receipt(&self, kind: &'static str) {
         self.receipts.get_or_create(&Kind { kind }).inc();
     }
+}
+
+/// Its index in [`CLASSES`].
+fn class_of(status: http::StatusCode) -> usize {
+    (usize::from(status.as_u16()) / 100).clamp(1, CLASSES.len()) - 1
 }

@@ -57,14 +57,28 @@ async fn serve(core: &Arc<Core>, request: Request<Body>) -> Response<Body> {
     let view = core.view.load_full();
     let (parts, body) = request.into_parts();
     let pending = core.log.as_ref().map(|log| log.begin(&parts));
-    let (site, response) = match find_site(&view, &parts) {
+    let (site, mut response) = match find_site(&view, &parts) {
         Ok(site) => (Some(site), deliver::answer(core, &view, site, parts, body).await),
         Err(refused) => (None, *refused),
     };
+    let status = response.status();
+    response.headers_mut().entry(CACHE_STATUS).or_insert_with(|| without_content(status));
     match pending {
         Some(pending) => pending.answered(site.map(|site| site.name.as_str()), response),
         None => response,
     }
+}
+
+/// `Cache-Status` of an answer that no content was looked for: the edge has made it, and says why.
+fn without_content(status: StatusCode) -> HeaderValue {
+    let why = match status {
+        StatusCode::SWITCHING_PROTOCOLS => return CacheStatus::forward(CACHE_NAME, Forward::Bypass).to_value(),
+        StatusCode::NO_CONTENT => "preflight".to_owned(),
+        StatusCode::PERMANENT_REDIRECT => "https-only".to_owned(),
+        StatusCode::TOO_MANY_REQUESTS => "limited".to_owned(),
+        status => status.canonical_reason().unwrap_or("refused").to_ascii_lowercase().replace(' ', "-"),
+    };
+    HeaderValue::try_from(format!("{CACHE_NAME}; detail={why}")).unwrap_or(HeaderValue::from_static(CACHE_NAME))
 }
 
 /// What the site has, or why there is nothing.

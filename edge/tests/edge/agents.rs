@@ -6,6 +6,7 @@ use http::StatusCode;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
+use tower::ServiceExt;
 use umbel_content::{ChunkIndex, ChunkSet, ContentKey, SignedManifest, SigningKey, VerifyingKey, VersionId, open};
 use umbel_edge::Edge;
 use umbel_service::unix_now;
@@ -271,6 +272,13 @@ async fn chunks_are_for_sessions_that_opened_the_version() {
         plain.extend(open(&key, &manifest.version_id(), chunk, &sealed).unwrap());
     }
     assert_eq!(plain, whole);
+    let metrics = http::Request::get("/metrics").body(axum::body::Body::empty()).unwrap();
+    let metrics = edge.ops().app().oneshot(metrics).await.unwrap().into_body();
+    let metrics = axum::body::to_bytes(metrics, 1 << 20).await.unwrap();
+    let metrics = std::str::from_utf8(&metrics).unwrap();
+    for line in ["chunk_requests_total{class=\"2xx\"} 4\n", "chunk_requests_total{class=\"4xx\"} 5\n"] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
     edge.stop().await;
 }
 

@@ -17,7 +17,7 @@ use umbel_edge::Edge;
 use umbel_service::unix_now;
 
 use crate::{
-    network::{Network, PRIVATE, SITE, grant},
+    network::{Network, PRIVATE, SITE, grant, grant_for},
     readers::{field, get},
 };
 
@@ -349,6 +349,7 @@ async fn pages_of_other_origins() {
             (StatusCode::NO_CONTENT, "PUT")
         );
         assert_eq!(field(&response, "access-control-max-age"), "3600");
+        assert_eq!(field(&response, "cache-status"), "umbel-edge; detail=preflight");
         for (origin, allowed) in [("https://b.a.test", "https://b.a.test"), ("https://evil.test", "")] {
             let response = place.get(site, "/a", &[("origin", origin)]).await;
             assert_eq!(field(&response, "access-control-allow-origin"), allowed);
@@ -359,6 +360,35 @@ async fn pages_of_other_origins() {
     let asks = place.client.request(Method::OPTIONS, format!("{}/a", SITES[0])).header("origin", "https://evil.test");
     let response = asks.header("access-control-request-method", "PUT").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert_eq!(field(&response, "cache-status"), "umbel-edge; detail=forbidden");
+    place.edge.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_said_to_caches_ends_here() {
+    let place = Place::with("").await;
+    place.network.origin.put(SITE, "/a", b"x", &[("cache-tag", "t"), ("surrogate-key", "k")]);
+    let fields = [
+        ("cache-control", "no-store"),
+        ("cache-tag", "t"),
+        ("cdn-cache-control", "max-age=60"),
+        ("surrogate-control", "max-age=60"),
+        ("surrogate-key", "k"),
+    ];
+    place.provides(200, &fields, b"x");
+    let grant = format!("Bearer {}", grant_for("members", "/", unix_now() + 100));
+    let with_grant = [("authorization", grant.as_str())];
+    let sites = [(SITES[0], "", &[][..]), (SITES[1], "max-age=60", &[]), ("https://members.test", "", &with_grant)];
+    for (site, targeted, request) in sites {
+        for expected in ["fwd=uri-miss", "hit"] {
+            let response = place.get(site, "/a", request).await;
+            assert!(field(&response, "cache-status").contains(expected), "{site}: {response:?}");
+            for name in ["cache-tag", "surrogate-control", "surrogate-key"] {
+                assert_eq!(field(&response, name), "", "{site}: {name}");
+            }
+            assert_eq!(field(&response, "cdn-cache-control"), targeted, "{site}");
+        }
+    }
     place.edge.stop().await;
 }
 
@@ -372,7 +402,7 @@ async fn who_asks_too_often_waits() {
     let response = place.get(SITES[0], "/a", &[]).await;
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!((1..=60).contains(&field(&response, "retry-after").parse::<u64>().unwrap()));
-    assert!(!response.headers().contains_key("cache-status"));
+    assert_eq!(field(&response, "cache-status"), "umbel-edge; detail=limited");
     assert_eq!(place.metric("umbel_edge_limited_total{kind=\"client\"}").await, 1.0);
     // Every site has its own count, and other news do not reset it.
     assert_eq!(place.get(SITES[1], "/a", &[]).await.status(), StatusCode::OK);

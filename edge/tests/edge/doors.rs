@@ -121,6 +121,8 @@ async fn plain_http_leads_to_https() {
     ] {
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), expected);
+        let said = response.headers()["cache-status"].to_str().unwrap();
+        assert_eq!(said.contains("detail=https-only"), location.is_some(), "{said}");
         assert_eq!(response.headers().get("location").map(|to| to.to_str().unwrap().to_owned()), location);
     }
     edge.stop().await;
