@@ -44,9 +44,8 @@ pub(crate) async fn open(
 
 /// Answers a request for something of a site that is pulled.
 pub(crate) async fn answer(core: &Arc<Core>, site: &Site, mut request: Request<HttpBody>) -> Response<HttpBody> {
-    let upgrade = passing::upgrade(&mut request);
+    let upgrade = passing::end_to_end(&mut request);
     let (mut parts, body) = request.into_parts();
-    passing::end_to_end(&mut parts.headers);
     let is_read = matches!(parts.method, Method::GET | Method::HEAD) && http_body::Body::is_end_stream(&body);
     let is_read = is_read && upgrade.is_none();
     if is_read && let Some((planned, status)) = core.cache.fresh(&site.id, &parts, &passing::SAID).await {

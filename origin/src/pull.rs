@@ -128,15 +128,14 @@ impl Pull {
 
     /// Whether the answer may come from what is stored.
     fn is_for_the_cache(&self, request: &Request) -> bool {
-        let headers = request.headers();
         matches!(*request.method(), Method::GET | Method::HEAD)
             && request.body().is_end_stream()
-            && !headers.contains_key(header::UPGRADE)
+            && !passing::is_upgrade(request)
     }
 
-    async fn shared(&self, site_id: &str, request: Request) -> Response {
-        let (mut parts, _) = request.into_parts();
-        passing::end_to_end(&mut parts.headers);
+    async fn shared(&self, site_id: &str, mut request: Request) -> Response {
+        passing::end_to_end(&mut request);
+        let (parts, _) = request.into_parts();
         match self.cache.answer(site_id, Arc::new(parts)).await {
             Answered::Stored(planned, status) => stored(planned, &status),
             Answered::Unshared(mut response, status) => {

@@ -7,7 +7,7 @@ use std::{
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header, request};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tracing::debug;
@@ -25,27 +25,61 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+const WEBSOCKET: &str = "websocket";
+
 /// The fields that [`say_where_from`] writes.
 pub const SAID: [HeaderName; 5] = [CDN_LOOP, header::VIA, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
 
-/// The client's half of an upgrade, if it asks for one (RFC 9110, section 7.8).
-pub fn upgrade<B>(request: &mut Request<B>) -> Option<OnUpgrade> {
-    request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(request))
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Whether a request asks for an upgrade that is passed on: to WebSocket (RFC 6455, section 4.1), the one protocol that is begun by
+/// a server's word and stays what it was asked for. Others would let a request through after which nobody looks at what passes: over
+/// `h2c`, any number of requests to the provider's server, whatever grant the first one had. A server that does not
+/// upgrade answers as if it had not been asked (RFC 9110, section 7.8).
+pub fn is_upgrade<B: HttpBody>(request: &Request<B>) -> bool {
+    let names_upgrade = |line: &HeaderValue| {
+        line.as_bytes().split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    };
+    request.version() == Version::HTTP_11
+        && *request.method() == Method::GET
+        && request.headers().get_all(header::CONNECTION).iter().any(names_upgrade)
+        && is_websocket(request.headers())
+        && request.body().is_end_stream()
 }
 
-/// Takes out the fields of a request that are for this hop only. A wish for another protocol and for trailers is said again
-/// to the next.
-pub fn end_to_end(headers: &mut HeaderMap) {
-    let protocol = headers.get(header::UPGRADE).cloned();
+/// Whether these fields are about WebSocket and no other protocol.
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(header::UPGRADE).iter();
+    let first = protocols.next().is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()));
+    first && protocols.next().is_none()
+}
+
+/// Takes out the fields of a request that are for this hop only. A wish for trailers and for an upgrade ([`is_upgrade`]) is said
+/// again to the next; of the latter, this is the client's half. Several lines of cookies, into which HTTP/2 clients
+/// split them, become one (RFC 9113, section 8.2.3): servers read but one, and know of `; ` alone.
+pub fn end_to_end<B: HttpBody>(request: &mut Request<B>) -> Option<OnUpgrade> {
+    let upgrade = is_upgrade(request).then(|| hyper::upgrade::on(&mut *request));
+    let headers = request.headers_mut();
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers);
+    headers.remove(HTTP2_SETTINGS);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    if let Some(protocol) = protocol {
+    if upgrade.is_some() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
     }
+    if let Some(cookies) = crumbs(headers) {
+        headers.insert(header::COOKIE, cookies);
+    }
+    upgrade
+}
+
+/// The cookies of several lines.
+fn crumbs(headers: &HeaderMap) -> Option<HeaderValue> {
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    (lines.len() > 1).then(|| HeaderValue::from_bytes(&lines.join(&b"; "[..])).ok()).flatten()
 }
 
 /// A request has come through servers of this kind too often: it goes in a circle (RFC 9110, section 15.5.9; RFC 8586).
@@ -222,15 +256,69 @@ mod tests {
         assert_eq!(say_where_from(&mut parts), Err(GoesInCircles));
     }
 
+    /// What goes on of a request with these fields, whether as an upgrade or not.
+    fn goes_on(mut request: Request<Body>, fields: &[(&'static str, &'static str)]) -> (bool, Vec<(String, String)>) {
+        let fields =
+            fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        for (name, value) in fields {
+            request.headers_mut().append(name, value);
+        }
+        let upgrade = end_to_end(&mut request);
+        let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+        let mut left: Vec<_> =
+            request.headers().iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+        left.sort_unstable();
+        (upgrade.is_some(), left)
+    }
+
     #[test]
     fn only_what_is_for_the_next_server_goes_on() {
-        let fields =
-            [("connection", "x-a, upgrade"), ("x-a", "1"), ("upgrade", "echo"), ("te", "trailers"), ("b", "2")];
-        let mut parts = request(&fields);
-        end_to_end(&mut parts.headers);
-        let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["b", "connection", "host", "te", "upgrade"]);
-        assert_eq!(parts.headers["connection"], "upgrade");
+        let fields = [
+            ("connection", "x-a"),
+            ("x-a", "1"),
+            ("te", "trailers"),
+            ("http2-settings", "x"),
+            ("b", "2"),
+            ("cookie", "c=1"),
+            ("cookie", "d=2; e=3"),
+        ];
+        let (upgrade, left) = goes_on(Request::new(Body::empty()), &fields);
+        let expected = [("b", "2"), ("cookie", "c=1; d=2; e=3"), ("te", "trailers")];
+        assert_eq!((upgrade, left), (false, expected.map(|(name, value)| (name.into(), value.into())).into()));
+    }
+
+    #[test]
+    fn upgrades_are_to_websocket_alone() {
+        let get = || Request::new(Body::empty());
+        let is = |request: Request<Body>, fields: &[(&'static str, &'static str)]| {
+            let (upgrade, left) = goes_on(request, fields);
+            let kept: Vec<_> = left.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let expected: &[_] = if upgrade { &[("connection", "upgrade"), ("upgrade", "websocket")] } else { &[] };
+            assert_eq!(kept, expected, "{fields:?}");
+            upgrade
+        };
+        let websocket = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        assert!(is(get(), &websocket));
+        for fields in [
+            &[("upgrade", "websocket")][..],
+            &[("connection", "close"), ("upgrade", "websocket")],
+            &[("connection", "upgrade"), ("upgrade", "h2c"), ("http2-settings", "x")],
+            &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "x")],
+            &[("connection", "upgrade"), ("upgrade", "websocket, h2c")],
+            &[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")],
+            &[("connection", "upgrade"), ("upgrade", "websocket/13")],
+            &[("connection", "upgrade"), ("upgrade", "echo")],
+            &[("connection", "upgrade")],
+        ] {
+            assert!(!is(get(), fields), "{fields:?}");
+        }
+        let mut post = get();
+        *post.method_mut() = Method::POST;
+        let (mut old, mut new) = (get(), get());
+        *old.version_mut() = Version::HTTP_10;
+        *new.version_mut() = Version::HTTP_2;
+        for request in [post, old, new, get().map(|_| Body::from("content"))] {
+            assert!(!is(request, &websocket));
+        }
     }
 }

@@ -13,8 +13,10 @@ use reqwest::Client;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::{mpsc, watch},
 };
+use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use umbel_edge::{Config, Edge};
 use umbel_service::unix_now;
@@ -552,41 +554,99 @@ async fn an_answer_that_is_taken_back_says_nothing_about_the_origin() {
     place.edge.stop().await;
 }
 
-#[tokio::test]
-async fn an_upgraded_connection_passes_both_ways() {
-    let place = Place::new().await;
+/// A reader who speaks HTTP/1.1 as he likes.
+struct Raw(TlsStream<TcpStream>);
+
+impl Raw {
+    async fn new(place: &Place) -> Self {
+        let mut tls = umbel_service::tls::client(&place.network.authority.pem, None).unwrap();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+        let tcp = TcpStream::connect(place.edge.ports().public).await.unwrap();
+        Self(connector.connect("pulled.test".try_into().unwrap(), tcp).await.unwrap())
+    }
+
+    /// The head of the answer to a GET of `/x` with these lines.
+    async fn asks(&mut self, lines: &str) -> String {
+        self.0.write_all(format!("GET /x HTTP/1.1\r\nHost: pulled.test\r\n{lines}\r\n").as_bytes()).await.unwrap();
+        self.head().await
+    }
+
+    async fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.0.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// Five bytes there, and what comes of them.
+    async fn echoes(&mut self, word: &[u8; 5]) -> [u8; 5] {
+        self.0.write_all(word).await.unwrap();
+        let mut back = [0; 5];
+        self.0.read_exact(&mut back).await.unwrap();
+        back
+    }
+}
+
+const WEBSOCKET: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n";
+
+/// The provider's server takes any request for an upgrade, and turns round each five bytes that come.
+fn upgrades(place: &Place) {
     place.network.origin.provide(|mut request: Request| async move {
-        assert_eq!(
-            (&request.headers()["upgrade"], &request.headers()["connection"]),
-            (&"echo".parse().unwrap(), &"upgrade".parse().unwrap())
-        );
+        if !request.headers().contains_key("upgrade") {
+            return response(200, &[("content-length", "2")], "no".into());
+        }
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let mut stream = TokioIo::new(upgrade.await.unwrap());
-            let mut line = [0; 5];
-            stream.read_exact(&mut line).await.unwrap();
-            line.reverse();
-            stream.write_all(&line).await.unwrap();
+            let mut word = [0; 5];
+            while stream.read_exact(&mut word).await.is_ok() {
+                word.reverse();
+                stream.write_all(&word).await.unwrap();
+                stream.flush().await.unwrap();
+            }
             stream.shutdown().await.unwrap();
         });
-        response(101, &[("upgrade", "echo"), ("connection", "upgrade")], Body::empty())
+        response(101, &[("upgrade", "websocket"), ("connection", "upgrade")], Body::empty())
     });
-    let mut tls = umbel_service::tls::client(&place.network.authority.pem, None).unwrap();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
-    let tcp = tokio::net::TcpStream::connect(place.edge.ports().public).await.unwrap();
-    let mut stream = connector.connect("pulled.test".try_into().unwrap(), tcp).await.unwrap();
-    let request = "GET /x HTTP/1.1\r\nHost: pulled.test\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_passes_both_ways() {
+    let place = Place::new().await;
+    upgrades(&place);
+    let mut reader = Raw::new(&place).await;
+    let head = reader.asks(WEBSOCKET).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let asked = place.last_asked();
+    assert_eq!((asked["upgrade"].as_bytes(), asked["connection"].as_bytes()), (&b"websocket"[..], &b"upgrade"[..]));
+    assert_eq!(&reader.echoes(b"abcde").await, b"edcba");
+    reader.0.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    reader.0.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"");
+    place.edge.stop().await;
+}
+
+/// A tunnel of requests would pass by grants and limits.
+#[tokio::test]
+async fn only_websocket_is_upgraded_to() {
+    let place = Place::new().await;
+    upgrades(&place);
+    let mut reader = Raw::new(&place).await;
+    for lines in [
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
+        "Upgrade: websocket\r\n",
+    ] {
+        let head = reader.asks(lines).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{lines:?}: {head}");
+        reader.0.read_u16().await.unwrap();
+        let asked = place.last_asked();
+        let left = ["upgrade", "connection", "http2-settings"].map(|name| asked.contains_key(name));
+        assert_eq!(left, [false; 3], "{lines:?}");
     }
-    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-    stream.write_all(b"abcde").await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    assert_eq!(answer, b"edcba");
     place.edge.stop().await;
 }
 

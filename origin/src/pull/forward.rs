@@ -143,9 +143,8 @@ impl Forward {
     /// sent, is tried at one server only. One that may be repeated is sent again when the server was just closing the
     /// connection, as long as its content is still there (RFC 9110, section 9.2.2).
     pub(crate) async fn request(&self, pull: &Pull, mut request: Request<Body>) -> Result<Response<Body>, PullError> {
-        let reader = passing::upgrade(&mut request);
+        let reader = passing::end_to_end(&mut request);
         let (mut parts, body) = request.into_parts();
-        passing::end_to_end(&mut parts.headers);
         parts.headers.remove(header::HOST);
         let repeatable = parts.method.is_safe() && body.is_end_stream() && reader.is_none();
         let tries = if repeatable { TRIES } else { 1 };
@@ -226,7 +225,7 @@ impl Forward {
 fn sensible(asked: &Parts, response: Response<Incoming>) -> Result<Response<Incoming>, PullError> {
     let has = |name| asked.headers.contains_key(name);
     let sense = match response.status() {
-        StatusCode::SWITCHING_PROTOCOLS => has(header::UPGRADE),
+        StatusCode::SWITCHING_PROTOCOLS => has(header::UPGRADE) && passing::is_websocket(response.headers()),
         StatusCode::NOT_MODIFIED => has(header::IF_NONE_MATCH) || has(header::IF_MODIFIED_SINCE),
         _ => true,
     };
