@@ -199,7 +199,7 @@ impl Listener {
             while connections.try_join_next().is_some() {}
             match accepted {
                 Ok((stream, remote)) => {
-                    let caller = Caller { remote, resident, rules: self.rules.load_full() };
+                    let caller = Caller { remote, by_proxy: false, resident, rules: self.rules.load_full() };
                     let served = (caller, acceptor.clone(), app.clone(), shutdown.clone());
                     self.spawn(&mut connections, stream, served);
                 }
@@ -253,6 +253,8 @@ async fn drain(mut connections: JoinSet<()>, deadline: Duration) {
 /// Who is at the door.
 struct Caller {
     remote: SocketAddr,
+    /// The connection is a trusted proxy's.
+    by_proxy: bool,
     resident: Resident,
     rules: Arc<Rules>,
 }
@@ -262,6 +264,7 @@ impl Caller {
     async fn introduce(&mut self, stream: &mut TcpStream) -> bool {
         let (Rules { limits, proxies }, remote) = (&*self.rules, self.remote);
         let is_proxy = proxies.trusts(remote.ip());
+        self.by_proxy = is_proxy;
         if is_proxy && proxies.protocol {
             match timeout(limits.header_timeout, proxy::read_header(stream)).await {
                 Ok(Ok(client)) => self.remote = client.unwrap_or(remote),
@@ -309,9 +312,9 @@ async fn accept(
         Ok(Err(error)) => return debug!(remote = %caller.remote, %error, "a connection does not come about"),
         Err(_) => return debug!(remote = %caller.remote, "a client takes too long to begin"),
     };
-    let Caller { remote, resident, rules } = caller;
+    let Caller { remote, by_proxy, resident, rules } = caller;
     let connection = Connection { remote, server_name, secure: tls.is_some(), tls };
-    let visitor = Visitor { app, connection, identity, rules: rules.clone() };
+    let visitor = Visitor { app, connection, by_proxy, identity, rules: rules.clone() };
     let served = Served { transport, unread, resident, rules, visitor, shutdown };
     // Boxed: each of them has its own size.
     if is_http_2 {
@@ -383,6 +386,8 @@ struct Served<A> {
 struct Visitor<A> {
     app: A,
     connection: Connection,
+    /// It is a trusted proxy's.
+    by_proxy: bool,
     identity: Option<PeerIdentity>,
     rules: Arc<Rules>,
 }
@@ -396,7 +401,7 @@ impl<A: App> Visitor<A> {
         if request.headers().len() > MOST_FIELDS {
             return Err(Refusal::TooManyFields);
         }
-        let behind = self.rules.proxies.behind(&self.connection, request.headers());
+        let behind = self.rules.proxies.behind(&self.connection, self.by_proxy, request.headers());
         request.extensions_mut().insert(behind.unwrap_or_else(|| self.connection.clone()));
         if let Some(identity) = &self.identity {
             request.extensions_mut().insert(identity.clone());

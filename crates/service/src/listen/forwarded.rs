@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::proxy::ForwardedField;
 
@@ -13,82 +13,116 @@ const FORWARDED: &str = "forwarded";
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 
-/// Proxies that one request may have come through; who names more is not believed.
+/// Proxies that one request may have come through; what more are named is not read.
 const MOST: usize = 64;
 
-/// What the last trusted proxy says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the last trusted proxy says, and those before it that it got the request from, as long as they are trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Claim {
-    pub(super) address: IpAddr,
-    /// Whether the client came over TLS, if it says that.
+    /// Of the client; none: nobody says that, or not so that it can be understood.
+    pub(super) address: Option<IpAddr>,
+    /// Whether the client came over TLS, if they say that.
     pub(super) secure: Option<bool>,
 }
 
-/// The client of a request that a trusted proxy has sent: the last address that is not trusted, or the first of all.
-/// None if the fields do not say, or nothing that can be understood.
-pub(super) fn client(headers: &HeaderMap, field: ForwardedField, trusts: impl Fn(IpAddr) -> bool) -> Option<Claim> {
-    let hops = match field {
-        ForwardedField::Forwarded => forwarded(headers)?,
-        ForwardedField::XForwardedFor => x_forwarded_for(headers)?,
-    };
-    let mut claim = None;
-    for hop in hops.into_iter().rev().map_while(|hop| hop) {
-        claim = Some(hop);
-        if !trusts(hop.address) {
+/// The client of a request that a trusted proxy has sent: the last address that is not trusted, or the first of all. Whatever
+/// stands to the left of it is a client's to write, and is not read.
+pub(super) fn client(headers: &HeaderMap, field: ForwardedField, trusts: impl Fn(IpAddr) -> bool) -> Claim {
+    match field {
+        ForwardedField::Forwarded => walk(Claim::default(), forwarded(headers), trusts),
+        ForwardedField::XForwardedFor => {
+            let said = Claim { address: None, secure: x_forwarded_proto(headers) };
+            walk(said, members(headers).map(|member| Claim { address: x_node(member), ..said }), trusts)
+        }
+    }
+}
+
+/// Whether the client came over TLS, as the trusted proxy that the request came from says; of its address nothing is read.
+pub(super) fn secure(headers: &HeaderMap, field: ForwardedField) -> Option<bool> {
+    match field {
+        ForwardedField::Forwarded => forwarded(headers).next()?.secure,
+        ForwardedField::XForwardedFor => x_forwarded_proto(headers),
+    }
+}
+
+fn walk(mut claim: Claim, hops: impl Iterator<Item = Claim>, trusts: impl Fn(IpAddr) -> bool) -> Claim {
+    for hop in hops.take(MOST) {
+        let Some(address) = hop.address else {
+            return Claim { secure: hop.secure.or(claim.secure), ..claim };
+        };
+        claim = hop;
+        if !trusts(address) {
             break;
         }
     }
     claim
 }
 
-/// From left to right; none where the address is hidden.
-type Hops = Vec<Option<Claim>>;
-
-fn lines<'a>(headers: &'a HeaderMap, name: &str) -> Option<Vec<&'a str>> {
-    headers.get_all(name).iter().map(|line| line.to_str().ok()).collect()
+/// From right to left.
+fn lines<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+    headers.get_all(name).iter().rev().map(HeaderValue::as_bytes)
 }
 
-fn x_forwarded_for(headers: &HeaderMap) -> Option<Hops> {
-    let secure = headers.get_all(X_FORWARDED_PROTO).iter().next_back().and_then(|value| value.to_str().ok());
-    let secure = secure.and_then(|protos| is_secure(protos.rsplit(',').next()?));
-    let lines = lines(headers, X_FORWARDED_FOR)?;
-    let members: Vec<&str> = lines.iter().flat_map(|line| line.split(',')).collect();
-    let hop = |member: &str| node(member.trim()).map(|address| Claim { address, secure });
-    (members.len() <= MOST).then(|| members.into_iter().map(hop).collect())
+fn members(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    lines(headers, X_FORWARDED_FOR).flat_map(|line| line.rsplit(|byte| *byte == b','))
 }
 
-fn forwarded(headers: &HeaderMap) -> Option<Hops> {
-    let mut hops = Hops::new();
-    for line in lines(headers, FORWARDED)? {
-        for element in split(line, ',')? {
-            if !element.is_empty() {
-                hops.push(hop(element)?);
-            }
-            if hops.len() > MOST {
-                return None;
-            }
-        }
+fn x_node(member: &[u8]) -> Option<IpAddr> {
+    node(str::from_utf8(member).ok()?.trim())
+}
+
+fn x_forwarded_proto(headers: &HeaderMap) -> Option<bool> {
+    let last = lines(headers, X_FORWARDED_PROTO).next()?.rsplit(|byte| *byte == b',').next()?;
+    is_secure(str::from_utf8(last).ok()?)
+}
+
+fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = Claim> {
+    let elements = lines(headers, FORWARDED).flat_map(|line| RightToLeft(Some(line)));
+    elements.filter(|element| !element.trim_ascii().is_empty()).map(|element| hop(element).unwrap_or_default())
+}
+
+/// The elements of a line, each of which ends at a comma that is not within quotes, as far as can be told from the right: a quote
+/// that a client has begun does not take in what a proxy has added behind it.
+struct RightToLeft<'a>(Option<&'a [u8]>);
+
+impl<'a> Iterator for RightToLeft<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let line = self.0.take()?;
+        let mut quoted = false;
+        let comma = line.iter().enumerate().rev().find(|(index, byte)| {
+            let is_escaped = || {
+                let before = line.get(..*index).unwrap_or_default();
+                before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+            };
+            quoted ^= **byte == b'"' && !(quoted && is_escaped());
+            **byte == b',' && !quoted
+        });
+        let Some((comma, _)) = comma else { return Some(line) };
+        let (rest, element) = line.split_at(comma);
+        self.0 = Some(rest);
+        element.get(1..)
     }
-    Some(hops)
 }
 
 /// One element: `for=192.0.2.7;proto=https`. None if it is malformed.
-fn hop(element: &str) -> Option<Option<Claim>> {
-    let (mut address, mut secure) = (None, None);
-    for pair in split(element, ';')?.into_iter().filter(|pair| !pair.is_empty()) {
+fn hop(element: &[u8]) -> Option<Claim> {
+    let mut claim = Claim::default();
+    for pair in pairs(str::from_utf8(element).ok()?)?.into_iter().filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=')?;
         let value = unquoted(value);
         if name.eq_ignore_ascii_case("for") {
-            address = node(&value);
+            claim.address = node(&value);
         } else if name.eq_ignore_ascii_case("proto") {
-            secure = is_secure(&value);
+            claim.secure = is_secure(&value);
         }
     }
-    Some(address.map(|address| Claim { address, secure }))
+    Some(claim)
 }
 
-/// At each separator that is not within quotes. None if a quote does not end.
-fn split(text: &str, separator: char) -> Option<Vec<&str>> {
+/// At each semicolon that is not within quotes. None if a quote does not end.
+fn pairs(text: &str) -> Option<Vec<&str>> {
     let (mut quoted, mut escaped) = (false, false);
     let parts = text.split(|character: char| {
         match character {
@@ -97,7 +131,7 @@ fn split(text: &str, separator: char) -> Option<Vec<&str>> {
             '"' => quoted = !quoted,
             _ => {}
         }
-        character == separator && !quoted
+        character == ';' && !quoted
     });
     let parts = parts.map(str::trim).collect();
     (!quoted).then_some(parts)
@@ -132,49 +166,65 @@ fn is_secure(proto: &str) -> Option<bool> {
 mod tests {
     use super::*;
 
-    fn read(field: ForwardedField, lines: &[(&'static str, &str)]) -> Option<(String, Option<bool>)> {
+    fn read(field: ForwardedField, lines: &[(&'static str, &str)]) -> (String, Option<bool>) {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(*name, value.parse().unwrap());
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let trusts = |address: IpAddr| address.to_string().starts_with("10.");
-        client(&headers, field, trusts).map(|claim| (claim.address.to_string(), claim.secure))
+        let claim = client(&headers, field, trusts);
+        (claim.address.map_or(String::new(), |address| address.to_string()), claim.secure)
     }
 
-    fn check(field: ForwardedField, lines: &[(&'static str, &str)], expected: Option<(&str, Option<bool>)>) {
-        let expected = expected.map(|(address, secure)| (address.to_owned(), secure));
-        assert_eq!(read(field, lines), expected, "{lines:?}");
+    type Line<'a> = (&'static str, &'a str);
+    type Said<'a> = (&'a str, Option<bool>);
+
+    fn check(field: ForwardedField, lines: &[Line], (address, secure): Said) {
+        assert_eq!(read(field, lines), (address.to_owned(), secure), "{lines:?}");
     }
 
     #[test]
     fn x_forwarded_for() {
-        let check = |lines: &[_], expected| check(ForwardedField::XForwardedFor, lines, expected);
+        let check = |lines: &[Line], said: Said| check(ForwardedField::XForwardedFor, lines, said);
         let name = "x-forwarded-for";
-        check(&[(name, "192.0.2.7")], Some(("192.0.2.7", None)));
-        check(&[(name, "1.1.1.1, 192.0.2.7, 10.0.0.1")], Some(("192.0.2.7", None)));
-        check(&[(name, "1.1.1.1"), (name, "192.0.2.7:99")], Some(("192.0.2.7", None)));
-        check(&[(name, "10.0.0.2, 10.0.0.1")], Some(("10.0.0.2", None)));
-        check(&[(name, "192.0.2.7, nonsense, 10.0.0.1")], Some(("10.0.0.1", None)));
-        check(&[(name, "nonsense")], None);
-        check(&[("forwarded", "for=192.0.2.7")], None);
-        check(&[(name, "2001:db8::7"), ("x-forwarded-proto", "http, https")], Some(("2001:db8::7", Some(true))));
-        check(&[(name, &"1.1.1.1,".repeat(70))], None);
+        check(&[(name, "192.0.2.7")], ("192.0.2.7", None));
+        check(&[(name, "1.1.1.1, 192.0.2.7, 10.0.0.1")], ("192.0.2.7", None));
+        check(&[(name, "1.1.1.1"), (name, "192.0.2.7:99")], ("192.0.2.7", None));
+        check(&[(name, "10.0.0.2, 10.0.0.1")], ("10.0.0.2", None));
+        check(&[(name, "192.0.2.7, nonsense, 10.0.0.1")], ("10.0.0.1", None));
+        check(&[(name, "nonsense")], ("", None));
+        check(&[("forwarded", "for=192.0.2.7")], ("", None));
+        check(&[(name, "2001:db8::7"), ("x-forwarded-proto", "http, https")], ("2001:db8::7", Some(true)));
+        check(&[(name, &"1.1.1.1,".repeat(70))], ("", None));
+        check(&[(name, &format!("{}192.0.2.7", "1.1.1.1,".repeat(70)))], ("192.0.2.7", None));
+        check(&[(name, &format!("1.1.1.1{}", ",10.0.0.1".repeat(70)))], ("10.0.0.1", None));
+        check(&[(name, "\u{e4}"), (name, "\u{e4}, 192.0.2.7")], ("192.0.2.7", None));
+        check(&[("x-forwarded-proto", "\u{e4}, https")], ("", Some(true)));
     }
 
     #[test]
     fn forwarded() {
-        let check = |lines: &[_], expected| check(ForwardedField::Forwarded, lines, expected);
+        let check = |lines: &[Line], said: Said| check(ForwardedField::Forwarded, lines, said);
         let name = "forwarded";
-        check(&[(name, "for=192.0.2.7;proto=https;by=10.0.0.1")], Some(("192.0.2.7", Some(true))));
-        check(&[(name, "For=\"[2001:db8::7]:4711\"")], Some(("2001:db8::7", None)));
-        check(&[(name, "for=\"[2001:db8::7]\"")], Some(("2001:db8::7", None)));
-        check(&[(name, "for=1.1.1.1, for=192.0.2.7;host=\"a,b;c\\\"\", for=10.0.0.1")], Some(("192.0.2.7", None)));
-        check(&[(name, "for=1.1.1.1"), (name, "for=192.0.2.7")], Some(("192.0.2.7", None)));
-        check(&[(name, "for=1.1.1.1, for=unknown, for=10.0.0.1")], Some(("10.0.0.1", None)));
-        check(&[(name, "for=192.0.2.7, for=_hidden")], None);
-        check(&[(name, "for=192.0.2.7;host=\"")], None);
-        check(&[(name, "192.0.2.7")], None);
-        check(&[("x-forwarded-for", "192.0.2.7")], None);
-        check(&[(name, "for=\"\\1.1.1.1\"")], Some(("1.1.1.1", None)));
+        check(&[(name, "for=192.0.2.7;proto=https;by=10.0.0.1")], ("192.0.2.7", Some(true)));
+        check(&[(name, "For=\"[2001:db8::7]:4711\"")], ("2001:db8::7", None));
+        check(&[(name, "for=\"[2001:db8::7]\"")], ("2001:db8::7", None));
+        check(&[(name, "for=1.1.1.1, for=192.0.2.7;host=\"a,b;c\\\"\", for=10.0.0.1")], ("192.0.2.7", None));
+        check(&[(name, "for=1.1.1.1"), (name, "for=192.0.2.7")], ("192.0.2.7", None));
+        check(&[(name, "for=1.1.1.1, for=unknown, for=10.0.0.1")], ("10.0.0.1", None));
+        check(&[(name, "for=192.0.2.7, for=_hidden")], ("", None));
+        check(&[(name, "for=192.0.2.7;host=\"")], ("", None));
+        check(&[(name, "192.0.2.7")], ("", None));
+        check(&[("x-forwarded-for", "192.0.2.7")], ("", None));
+        check(&[(name, "for=\"\\1.1.1.1\"")], ("1.1.1.1", None));
+        check(&[(name, "proto=https")], ("", Some(true)));
+        check(&[(name, "for=1.1.1.1;proto=http, for=unknown;proto=https, for=10.0.0.1")], ("10.0.0.1", Some(true)));
+        for junk in ["for=\"", "\"", "\\", "\\\"", "\u{e4}", ",,,", "for", "for=\"\\", &"for=1.1.1.1,".repeat(70)] {
+            for claim in ["for=192.0.2.7;proto=https", "proto=https;for=\"192.0.2.7:9\";host=\"a,\\\\\\\"b\""] {
+                check(&[(name, &format!("{junk}, {claim}"))], ("192.0.2.7", Some(true)));
+                check(&[(name, &format!("{junk},{claim}, for=10.0.0.1"))], ("192.0.2.7", Some(true)));
+                check(&[(name, junk), (name, claim), (name, "for=10.0.0.1")], ("192.0.2.7", Some(true)));
+            }
+        }
     }
 }

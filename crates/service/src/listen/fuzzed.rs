@@ -27,17 +27,34 @@ pub fn proxy_header(bytes: &[u8]) {
     drop(proxy::source(bytes));
 }
 
-/// Lines of `Forwarded` and `X-Forwarded-For`; an address is one that was there, or none.
+/// Lines of `Forwarded` and `X-Forwarded-For`. Whatever they are, what a trusted proxy adds behind them is what counts.
 pub fn forwarded(bytes: &[u8]) {
-    let mut headers = HeaderMap::new();
-    for line in bytes.split(|byte| *byte == b'\n').take(16) {
-        if let Ok(value) = HeaderValue::from_bytes(line) {
-            headers.append("forwarded", value.clone());
-            headers.append("x-forwarded-for", value);
+    let trusts = |address: IpAddr| address.is_loopback();
+    let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').take(16).collect();
+    let last = lines.last().copied().unwrap_or_default();
+    for (field, name, claims) in [
+        (ForwardedField::XForwardedFor, "x-forwarded-for", &["192.0.2.7", "192.0.2.7:99, 127.0.0.1"][..]),
+        (
+            ForwardedField::Forwarded,
+            "forwarded",
+            &["for=192.0.2.7", "host=\"a,\\\"\\\\\";for=\"192.0.2.7:99\"", "For=192.0.2.7 ,for=127.0.0.1"],
+        ),
+    ] {
+        let mut headers = HeaderMap::new();
+        for line in lines.iter().filter_map(|line| HeaderValue::from_bytes(line).ok()) {
+            headers.append(name, line);
         }
-    }
-    for field in [ForwardedField::Forwarded, ForwardedField::XForwardedFor] {
-        let _claim = forwarded::client(&headers, field, |address: IpAddr| address.is_loopback());
+        let _claim = forwarded::client(&headers, field, trusts);
+        for claim in claims {
+            let behind = [last, b",", claim.as_bytes()].concat();
+            for line in [claim.as_bytes(), &behind] {
+                let Ok(line) = HeaderValue::from_bytes(line) else { continue };
+                let mut headers = headers.clone();
+                headers.append(name, line);
+                let read = forwarded::client(&headers, field, trusts).address;
+                assert_eq!(read, Some(IpAddr::from([192, 0, 2, 7])), "{headers:?}");
+            }
+        }
     }
 }
 
@@ -55,5 +72,15 @@ pub fn answers(bytes: &[u8]) {
     let whole = follow(usize::MAX);
     for size in [1, 7] {
         assert_eq!(follow(size).is_ok(), whole.is_ok(), "in pieces of {size}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_stands_before_a_proxys_word_does_not_matter() {
+        for bytes in [&b""[..], b"for=\"\nfor=1.1.1.1", b"\xff\"\\", b"for=\"\\\"\n\"", &b"1.1.1.1,".repeat(70)] {
+            super::forwarded(bytes);
+        }
     }
 }

@@ -12,7 +12,10 @@ use ipnet::IpNet;
 use ppp::{HeaderResult, v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{Connection, forwarded};
+use super::{
+    Connection,
+    forwarded::{self, Claim},
+};
 
 /// Version 2: signature, version, family and length.
 const FIXED: usize = 16;
@@ -82,15 +85,27 @@ impl Proxies {
         self.trusted.iter().any(|Network(network)| network.contains(&address))
     }
 
-    /// What is known of a connection, as far as this request tells more than its transport.
-    pub(super) fn behind(&self, connection: &Connection, headers: &HeaderMap) -> Option<Connection> {
-        if self.trusted.is_empty() || !self.trusts(connection.remote.ip()) {
+    /// What is known of a connection, as far as this request tells more than its transport. `by_proxy`: the connection comes from
+    /// a proxy that is trusted, whomever it brings.
+    pub(super) fn behind(&self, connection: &Connection, by_proxy: bool, headers: &HeaderMap) -> Option<Connection> {
+        if !by_proxy {
             return None;
         }
-        let claim = forwarded::client(headers, self.field, |address| self.trusts(address))?;
-        let port = if claim.address == connection.remote.ip() { connection.remote.port() } else { 0 };
+        let claim = if self.trusts(connection.remote.ip()) {
+            forwarded::client(headers, self.field, |address| self.trusts(address))
+        } else if connection.secure {
+            // It has passed TLS on, and cannot have written anything within.
+            return None;
+        } else {
+            // It has said before whom it brings.
+            Claim { address: None, secure: forwarded::secure(headers, self.field) }
+        };
+        let known = connection.remote;
+        let remote = claim
+            .address
+            .map_or(known, |address| SocketAddr::new(address, if address == known.ip() { known.port() } else { 0 }));
         let secure = claim.secure.unwrap_or(connection.secure);
-        Some(Connection { remote: SocketAddr::new(claim.address, port), secure, ..connection.clone() })
+        (claim != Claim::default()).then(|| Connection { remote, secure, ..connection.clone() })
     }
 }
 
@@ -228,7 +243,8 @@ mod tests {
         let header = "PROXY TCP4 192.0.2.7 10.0.0.1 8080 443\r\n";
         for (trusted, protocol, bytes, expected) in [
             ("127.0.0.1/32", true, format!("{header}GET / HTTP/1.1"), "192.0.2.7 false"),
-            ("127.0.0.1/32", true, format!("{header}{forwarded}"), "192.0.2.7 false"),
+            ("127.0.0.1/32", true, format!("{header}{forwarded}"), "192.0.2.7 true"),
+            ("127.0.0.1/32", false, "GET / HTTP/1.1\r\nForwarded: proto=https".to_owned(), "127.0.0.1 true"),
             ("127.0.0.1/32", true, forwarded.to_owned(), ""),
             ("127.0.0.1/32", false, forwarded.to_owned(), "192.0.2.9 true"),
             ("10.0.0.0/8", false, forwarded.to_owned(), "127.0.0.1 false"),
