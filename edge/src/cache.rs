@@ -86,7 +86,7 @@ async fn pass_on(
     status.forward_status = Some(response.status());
     if let (Some(reader), StatusCode::SWITCHING_PROTOCOLS) = (upgrade, response.status()) {
         let server = hyper::upgrade::on(&mut response);
-        core.tasks.spawn(core.shutdown.clone().run_until_cancelled_owned(passing::tunnel(reader, server)));
+        core.tunnels.open(reader, server, send::tunnel(core, &site.id, &parts));
         return response.map(|_| HttpBody::empty());
     }
     let (mut head, body) = response.into_parts();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use umbel_service::installation::Installation;
+use umbel_service::{installation::Installation, passing::Tunnels};
 use umbel_wire::token::TokenSigner;
 
 use crate::{
@@ -47,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) sessions: Sessions,
     pub(crate) petal: PetalHandle,
     pub(crate) uplink: Option<Uplink>,
+    /// Readers' upgraded connections.
+    pub(crate) tunnels: Tunnels,
     pub(crate) tasks: TaskTracker,
     /// No more requests are taken.
     pub(crate) shutdown: CancellationToken,

@@ -15,6 +15,7 @@ use umbel_service::{
     listen::{Lanes, Listener},
     node::Node,
     ops::Ops,
+    passing::Tunnels,
     tls::{self, LiveCertificate},
 };
 use umbel_wire::token::TokenSigner;
@@ -134,7 +135,9 @@ impl Edge {
         ops.register(|registry| core.metrics.register(registry));
         let background_end = CancellationToken::new();
         let Doors { public, plain, internal, ops: ops_door, lanes } = doors;
-        let servers = serve(public, plain, internal, &core);
+        let mut servers = serve(public, plain, internal, &core);
+        let rules = live.rules.clone();
+        servers.spawn(core.tunnels.clone().drain(core.shutdown.clone(), move || rules.load().limits.drain));
         let mut background = run_beside(&core, beside, identity.control.clone(), &background_end);
         let following = follow(core.clone(), live.certificates.clone(), identity, installation, ops.clone());
         background.spawn(until(background_end.clone(), following));
@@ -251,6 +254,7 @@ async fn build(
         spool,
         metrics,
         petal,
+        tunnels: Tunnels::new(&halt),
         tasks,
         shutdown: shutdown.clone(),
         halt,

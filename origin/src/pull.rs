@@ -28,7 +28,7 @@ use umbel_http_cache::{CacheStatus, Policy};
 use umbel_service::{
     files,
     installation::Installation,
-    passing::{self, BreaksOffLast},
+    passing::{self, BreaksOffLast, Tunnels},
 };
 use umbel_shared_cache::{Answered, Failed, Place, Planned, Segment, SharedCache, Shelves, at_once, pieces};
 
@@ -87,10 +87,11 @@ impl Pull {
         shelf: &Shelf,
         installation: watch::Receiver<Arc<Installation>>,
         (tasks, end): (TaskTracker, CancellationToken),
+        tunnels: Tunnels,
     ) -> anyhow::Result<Self> {
         let client = PullClient::new(Guard::new(settings.networks.clone()), settings.roots.as_deref())?;
         let versions = Versions::new(shelf, installation.clone(), (tasks.clone(), end.clone()));
-        let forward = Forward::new(client, tasks.clone(), end.clone());
+        let forward = Forward::new(client, tunnels);
         let providers = Providers::new(installation.clone(), forward, versions);
         let cache = open_cache(&settings.folder, settings, providers.clone(), (tasks, end)).await?;
         Ok(Self { installation, providers, cache })

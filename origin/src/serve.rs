@@ -12,6 +12,7 @@ use umbel_service::{
     listen::{App, Lanes, Limits, Listener},
     node::Node,
     ops::Ops,
+    passing::Tunnels,
     tls::{self, ClientAuth, LiveCertificate},
 };
 use umbel_wire::invitation::Purpose;
@@ -144,11 +145,13 @@ impl Origin {
         let shelf = Shelf::new(store.clone());
         let s3_app = s3::app(shelf.clone(), installation.clone(), meter.clone());
         let pulls = (origin.pulls.clone(), origin.pulls_end.clone());
-        let pull = Pull::open(&pull_settings(config), &shelf, installation.clone(), pulls).await?;
+        let tunnels = Tunnels::new(&origin.pulls_end);
+        let pull = Pull::open(&pull_settings(config), &shelf, installation.clone(), pulls, tunnels.clone()).await?;
         let edges_door = Edges::new(store.clone(), pull, installation.clone(), meter.clone()).door();
         origin.serve(s3_listener, s3_app, &shutdown);
         origin.serve(internal_listener.on(lanes), edges_door, &shutdown);
         origin.serve(ops_listener, ops.app(), &shutdown);
+        origin.tasks.spawn(tunnels.drain(shutdown.clone(), || Limits::default().drain));
         origin.tasks.spawn(sweep.run(shutdown.clone()));
         origin.tasks.spawn(watch_store(store, installation, ops, meter, shutdown));
         info!(s3 = %origin.s3, internal = %origin.internal, ops = %origin.ops, "origin started");

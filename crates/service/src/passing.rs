@@ -3,17 +3,25 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header, request};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tracing::debug;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use umbel_http_cache::strip_hop_by_hop;
+use umbel_wire::control::Pull;
 
 use crate::listen::Connection;
+
+mod tunnel;
+
+pub use self::tunnel::Tunnels;
 
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const LOOP_NAME: &str = "umbel";
@@ -26,6 +34,15 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 const WEBSOCKET: &str = "websocket";
+
+/// From the last of the request to the head of the answer, unless the site says otherwise.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
+
+/// Between two pieces of an answer's body, unless the site says otherwise.
+const BETWEEN_BYTES: Duration = Duration::from_secs(60);
+
+/// What an origin may need besides its server's time: a connection to it, and its turn behind another who asks for the same.
+const MARGIN: Duration = Duration::from_secs(15);
 
 /// The fields that [`say_where_from`] writes.
 pub const SAID: [HeaderName; 5] = [CDN_LOOP, header::VIA, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
@@ -174,14 +191,85 @@ impl HttpBody for BreaksOffLast {
     }
 }
 
-/// Copies both ways between upgraded connections until one side ends.
-pub async fn tunnel(client: OnUpgrade, server: OnUpgrade) {
-    let (client, server) = match tokio::try_join!(client, server) {
-        Ok(both) => both,
-        Err(error) => return debug!(%error, "an upgrade did not come about"),
-    };
-    if let Err(error) = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await {
-        debug!(%error, "an upgraded connection broke");
+/// How long the server of a pulled site is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// From the last of the request to the head of the answer.
+    pub first_byte: Duration,
+    /// Between two pieces of an answer's body.
+    pub between_bytes: Duration,
+}
+
+impl Times {
+    /// As the site says.
+    #[must_use]
+    pub fn of(pull: &Pull) -> Self {
+        let or = |ms, default| if ms == 0 { default } else { Duration::from_millis(u64::from(ms)) };
+        Self { first_byte: or(pull.first_byte_ms, FIRST_BYTE), between_bytes: or(pull.between_bytes_ms, BETWEEN_BYTES) }
+    }
+
+    /// For one who asks somebody who keeps to these times.
+    #[must_use]
+    pub fn of_who_asks_another(self) -> Self {
+        Self { first_byte: self.first_byte + MARGIN, between_bytes: self.between_bytes + MARGIN }
+    }
+}
+
+/// What has left of a request's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// When its last piece left.
+    pub last: Instant,
+    /// There is no more of it.
+    pub whole: bool,
+}
+
+/// A request's content, and what has left of it.
+pub fn watched(body: Body) -> (Body, watch::Receiver<Sent>) {
+    let whole = body.is_end_stream();
+    let (sent, seen) = watch::channel(Sent { last: Instant::now(), whole });
+    if whole {
+        return (body, seen);
+    }
+    (Body::new(Watched { body, sent }), seen)
+}
+
+struct Watched {
+    body: Body,
+    sent: watch::Sender<Sent>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let whole = frame.is_none() || self.body.is_end_stream();
+        self.sent.send_replace(Sent { last: Instant::now(), whole });
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Ends when nothing has left for so long.
+pub async fn silence(sent: &watch::Receiver<Sent>, patience: Duration) {
+    loop {
+        let until = sent.borrow().last + patience;
+        if until <= Instant::now() {
+            return;
+        }
+        sleep_until(until).await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture, stream};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Frame;
 use http_body_util::{BodyStream, StreamBody};
@@ -86,6 +86,22 @@ pub(super) fn unshared(
         let frames = BodyStream::new(body).map(|frame| frame.map(Outgoing::content).map_err(Failure::from));
         HttpBody::new(StreamBody::new(metered(core, frames, meter)))
     })
+}
+
+/// Counts what an upgraded connection sends to its reader: it is one answer. Each piece waits for the uplink.
+pub(super) fn tunnel(
+    core: &Arc<Core>,
+    site_id: &str,
+    request: &Parts,
+) -> impl FnMut(usize) -> BoxFuture<'static, ()> + use<> {
+    let mut meter = core.meter.response(site_id, request.uri.path(), StatusCode::SWITCHING_PROTOCOLS);
+    meter.expect(u64::MAX);
+    let core = core.clone();
+    move |bytes| {
+        meter.sending(bytes);
+        let core = core.clone();
+        async move { core.pace(bytes).await }.boxed()
+    }
 }
 
 /// The last step before the connection: waits for the uplink, and counts.

@@ -555,24 +555,20 @@ async fn an_answer_that_is_taken_back_says_nothing_about_the_origin() {
 }
 
 /// A reader who speaks HTTP/1.1 as he likes.
-struct Raw(TlsStream<TcpStream>);
+pub struct Raw(pub TlsStream<TcpStream>);
 
 impl Raw {
-    async fn new(place: &Place) -> Self {
-        let mut tls = umbel_service::tls::client(&place.network.authority.pem, None).unwrap();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
-        let tcp = TcpStream::connect(place.edge.ports().public).await.unwrap();
-        Self(connector.connect("pulled.test".try_into().unwrap(), tcp).await.unwrap())
+    pub async fn new(network: &Network, edge: &Edge) -> Self {
+        Self(connect(network, edge, b"http/1.1").await)
     }
 
     /// The head of the answer to a GET of `/x` with these lines.
-    async fn asks(&mut self, lines: &str) -> String {
+    pub async fn asks(&mut self, lines: &str) -> String {
         self.0.write_all(format!("GET /x HTTP/1.1\r\nHost: pulled.test\r\n{lines}\r\n").as_bytes()).await.unwrap();
         self.head().await
     }
 
-    async fn head(&mut self) -> String {
+    pub async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(self.0.read_u8().await.unwrap());
@@ -587,6 +583,15 @@ impl Raw {
         self.0.read_exact(&mut back).await.unwrap();
         back
     }
+}
+
+/// A connection to an edge for the site that is pulled.
+pub async fn connect(network: &Network, edge: &Edge, protocol: &[u8]) -> TlsStream<TcpStream> {
+    let mut tls = umbel_service::tls::client(&network.authority.pem, None).unwrap();
+    tls.alpn_protocols = vec![protocol.to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+    let tcp = TcpStream::connect(edge.ports().public).await.unwrap();
+    connector.connect("pulled.test".try_into().unwrap(), tcp).await.unwrap()
 }
 
 const WEBSOCKET: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n";
@@ -616,7 +621,7 @@ fn upgrades(place: &Place) {
 async fn an_upgraded_connection_passes_both_ways() {
     let place = Place::new().await;
     upgrades(&place);
-    let mut reader = Raw::new(&place).await;
+    let mut reader = Raw::new(&place.network, &place.edge).await;
     let head = reader.asks(WEBSOCKET).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     let asked = place.last_asked();
@@ -626,7 +631,26 @@ async fn an_upgraded_connection_passes_both_ways() {
     let mut rest = Vec::new();
     reader.0.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest, b"");
-    place.edge.stop().await;
+    let Place { edge, state, .. } = place;
+    edge.stop().await;
+    assert_eq!(spooled(state.path()), (1, 5), "what the reader was sent is counted");
+}
+
+/// It was cut off at once.
+#[tokio::test]
+async fn an_upgraded_connection_goes_on_while_the_edge_stops() {
+    let place = Place::new().await;
+    upgrades(&place);
+    let mut reader = Raw::new(&place.network, &place.edge).await;
+    assert!(reader.asks(WEBSOCKET).await.starts_with("HTTP/1.1 101 "));
+    let door = place.edge.ports().public;
+    let stopping = tokio::spawn(place.edge.stop());
+    while TcpStream::connect(door).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(&reader.echoes(b"abcde").await, b"edcba");
+    drop(reader);
+    stopping.await.unwrap();
 }
 
 /// A tunnel of requests would pass by grants and limits.
@@ -634,7 +658,7 @@ async fn an_upgraded_connection_passes_both_ways() {
 async fn only_websocket_is_upgraded_to() {
     let place = Place::new().await;
     upgrades(&place);
-    let mut reader = Raw::new(&place).await;
+    let mut reader = Raw::new(&place.network, &place.edge).await;
     for lines in [
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
         "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",

@@ -8,18 +8,16 @@ use std::{
 use axum::body::Body;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::client::legacy;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::time::Instant;
 use tower_http::timeout::TimeoutBody;
 use tracing::debug;
 use umbel_http_cache::strip_hop_by_hop;
-use umbel_service::{client::Used, passing};
+use umbel_service::{
+    client::Used,
+    passing::{self, Times, Tunnels, silence, watched},
+};
 use umbel_wire::control::Pull;
 
 use super::{
@@ -31,12 +29,6 @@ use super::{
 
 /// Servers that one safe request is tried at; any other is tried once.
 const TRIES: usize = 3;
-
-/// From the last of the request to the head of the answer, unless the site says otherwise.
-const FIRST_BYTE: Duration = Duration::from_secs(30);
-
-/// Between two pieces of an answer's body, unless the site says otherwise.
-const BETWEEN_BYTES: Duration = Duration::from_secs(60);
 
 /// Why there is no answer of the provider's server.
 #[derive(Debug, thiserror::Error)]
@@ -129,14 +121,12 @@ fn may_be_repeated(request: &Parts) -> bool {
 pub(crate) struct Forward {
     client: PullClient,
     upstreams: Upstreams,
-    /// Upgraded connections.
-    tunnels: TaskTracker,
-    shutdown: CancellationToken,
+    tunnels: Tunnels,
 }
 
 impl Forward {
-    pub(crate) fn new(client: PullClient, tunnels: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self { client, upstreams: Upstreams::default(), tunnels, shutdown }
+    pub(crate) fn new(client: PullClient, tunnels: Tunnels) -> Self {
+        Self { client, upstreams: Upstreams::default(), tunnels }
     }
 
     /// The answer of the first server that gives one. A request that may change something, or whose body is gone once it was
@@ -152,7 +142,7 @@ impl Forward {
         let (upload, mut last) = (Upload::new(body), PullError::NoUpstream);
         let order: Vec<_> =
             self.upstreams.order(&pull.upstreams, &path, Instant::now()).into_iter().take(tries).collect();
-        let mut patience = Patience::new(or(pull.first_byte_ms, FIRST_BYTE), order.len());
+        let mut patience = Patience::new(Times::of(pull).first_byte, order.len());
         for url in order {
             let asked = Asked { pull, url, parts: &parts, path: &path, until: patience.until(Instant::now()) };
             let mut answer = self.ask(&asked, Over::Any, upload.begin().unwrap_or_default()).await;
@@ -187,10 +177,10 @@ impl Forward {
         let headers = &asked.parts.headers;
         let trailers = headers.contains_key(header::TE) && !headers.contains_key(header::UPGRADE);
         let client = self.client.to(request.uri(), trailers, over).map_err(|NotPermitted| PullError::NotPermitted)?;
-        let patience = asked.until.saturating_duration_since(*sent.borrow());
+        let patience = asked.until.saturating_duration_since(sent.borrow().last);
         let answer = tokio::select! {
             answer = client.request(request) => Some(answer),
-            () = silence(sent, patience) => None,
+            () = silence(&sent, patience) => None,
         };
         let response = answer.ok_or(PullError::Timeout)?.map_err(|error| {
             if caused_by_guard(&error) {
@@ -209,14 +199,14 @@ impl Forward {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             if let Some(reader) = reader {
                 let server = hyper::upgrade::on(&mut response);
-                self.tunnels.spawn(self.shutdown.clone().run_until_cancelled_owned(passing::tunnel(reader, server)));
+                self.tunnels.open(reader, server, |_| std::future::ready(()));
             }
             return response.map(|_| Body::empty());
         }
         strip_hop_by_hop(response.headers_mut());
         // Only the origin itself says this.
         response.headers_mut().remove(FAILED_HEADER);
-        response.map(|body| Body::new(TimeoutBody::new(or(pull.between_bytes_ms, BETWEEN_BYTES), body)))
+        response.map(|body| Body::new(TimeoutBody::new(Times::of(pull).between_bytes, body)))
     }
 }
 
@@ -250,34 +240,6 @@ impl Patience {
         self.servers = self.servers.saturating_sub(1);
         if self.servers == 0 { self.end } else { now + left / 2 }
     }
-}
-
-/// A request's body, and when its last piece left.
-fn watched(body: Body) -> (Body, watch::Receiver<Instant>) {
-    let (sender, receiver) = watch::channel(Instant::now());
-    if body.is_end_stream() {
-        return (body, receiver);
-    }
-    let body = body.map_frame(move |frame| {
-        sender.send_replace(Instant::now());
-        frame
-    });
-    (Body::new(body), receiver)
-}
-
-/// Ends when nothing was sent for so long.
-async fn silence(sent: watch::Receiver<Instant>, patience: Duration) {
-    loop {
-        let until = *sent.borrow() + patience;
-        if until <= Instant::now() {
-            return;
-        }
-        sleep_until(until).await;
-    }
-}
-
-fn or(ms: u32, default: Duration) -> Duration {
-    if ms == 0 { default } else { Duration::from_millis(ms.into()) }
 }
 
 /// A request at one server.

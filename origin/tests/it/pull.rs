@@ -349,6 +349,38 @@ async fn who_does_not_answer_in_time_is_not_waited_for() {
     shield.stop().await;
 }
 
+/// It was cut off at once.
+#[tokio::test]
+async fn an_upgraded_connection_goes_on_while_the_origin_stops() {
+    let mut shield = Shield::new().await;
+    let address = shield
+        .raw(|_, mut stream| async move {
+            head(&mut stream).await.unwrap();
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let (mut from, mut to) = stream.split();
+            tokio::io::copy(&mut from, &mut to).await.unwrap();
+        })
+        .await;
+    shield.pulls_from(&[http(address)]);
+    let request = shield.request("GET", "/x").header("connection", "upgrade").header("upgrade", "websocket");
+    let answer = shield.ask(request, Body::empty()).await;
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut stream = hyper_util::rt::TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    shield.world.shutdown.cancel();
+    let door = shield.origin.internal;
+    while TcpStream::connect(door).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    stream.write_all(b"there").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut back = [0; 5];
+    stream.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"there");
+    drop(stream);
+    shield.stop().await;
+}
+
 #[tokio::test]
 async fn an_upload_may_take_longer_than_an_answer() {
     let mut shield = Shield::new().await;
