@@ -49,6 +49,7 @@ mod refused;
 #[cfg(test)]
 mod slow;
 mod stream;
+mod vanished;
 
 pub use self::{
     interim::Interim,
@@ -163,6 +164,7 @@ impl Listener {
         let tcp = TcpListener::bind(address)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
+        vanished::notice(&tcp)?;
         let rules = Rules { limits, proxies: Proxies::default() };
         Ok(Self { tcp, tls, rules: Arc::new(ArcSwap::from_pointee(rules)), lanes: None })
     }
