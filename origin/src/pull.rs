@@ -39,7 +39,6 @@ mod client;
 mod forward;
 mod guard;
 mod provider;
-mod upload;
 mod upstreams;
 mod versions;
 

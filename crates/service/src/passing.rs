@@ -20,8 +20,9 @@ use umbel_wire::control::Pull;
 use crate::listen::Connection;
 
 mod tunnel;
+mod upload;
 
-pub use self::tunnel::Tunnels;
+pub use self::{tunnel::Tunnels, upload::Upload};
 
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const LOOP_NAME: &str = "umbel";
@@ -42,7 +43,7 @@ const FIRST_BYTE: Duration = Duration::from_secs(30);
 const BETWEEN_BYTES: Duration = Duration::from_secs(60);
 
 /// What an origin may need besides its server's time: a connection to it, and its turn behind another who asks for the same.
-const MARGIN: Duration = Duration::from_secs(15);
+const MARGIN: Duration = Duration::from_secs(10);
 
 /// The fields that [`say_where_from`] writes.
 pub const SAID: [HeaderName; 5] = [CDN_LOOP, header::VIA, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];

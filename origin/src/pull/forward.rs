@@ -16,18 +16,17 @@ use tracing::debug;
 use umbel_http_cache::strip_hop_by_hop;
 use umbel_service::{
     client::Used,
-    passing::{self, Times, Tunnels, silence, watched},
+    passing::{self, Times, Tunnels, Upload, silence, watched},
 };
 use umbel_wire::control::Pull;
 
 use super::{
     FAILED_HEADER,
     client::{NotPermitted, Over, PullClient},
-    upload::Upload,
     upstreams::Upstreams,
 };
 
-/// Servers that one safe request is tried at; any other is tried once.
+/// Servers that one request is tried at.
 const TRIES: usize = 3;
 
 /// Why there is no answer of the provider's server.
@@ -48,16 +47,16 @@ pub(crate) enum PullError {
     /// An answer in HTTP that is none to this request.
     #[error("the upstream server answers something else than it was asked")]
     Nonsense,
-    /// No answer in time.
+    /// No answer in time. Whether all of the request had left.
     #[error("the upstream server does not answer in time")]
-    Timeout,
+    Timeout { sent: bool },
 }
 
 impl PullError {
     /// What the reader gets (RFC 9110, sections 15.6.3 and 15.6.5).
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::NoUpstream | Self::NotPermitted | Self::Unreachable(_) | Self::Broken(_) | Self::Nonsense => {
                 StatusCode::BAD_GATEWAY
             }
@@ -68,7 +67,22 @@ impl PullError {
     fn is_of_an_old_connection(&self) -> bool {
         match self {
             Self::Broken(error) => Used::is_noted(error) && is_closed(error),
-            Self::NoUpstream | Self::NotPermitted | Self::Unreachable(_) | Self::Nonsense | Self::Timeout => false,
+            Self::NoUpstream | Self::NotPermitted | Self::Unreachable(_) | Self::Nonsense | Self::Timeout { .. } => {
+                false
+            }
+        }
+    }
+
+    /// A reader who leaves in the middle of an upload, or does not go on with it, breaks it, too: that says nothing about the server.
+    fn may_be_the_readers(&self) -> bool {
+        matches!(self, Self::Broken(_) | Self::Timeout { sent: false })
+    }
+
+    /// Or the server does not know of the request.
+    fn may_have_been_sent(&self) -> bool {
+        match self {
+            Self::Broken(_) | Self::Nonsense | Self::Timeout { .. } => true,
+            Self::NoUpstream | Self::NotPermitted | Self::Unreachable(_) => false,
         }
     }
 
@@ -80,7 +94,7 @@ impl PullError {
             Self::Unreachable(_) => "unreachable",
             Self::Broken(_) => "broken",
             Self::Nonsense => "nonsense",
-            Self::Timeout => "timeout",
+            Self::Timeout { .. } => "timeout",
         }
     }
 }
@@ -130,20 +144,21 @@ impl Forward {
     }
 
     /// The answer of the first server that gives one. A request that may change something, or whose body is gone once it was
-    /// sent, is tried at one server only. One that may be repeated is sent again when the server was just closing the
-    /// connection, as long as its content is still there (RFC 9110, section 9.2.2).
+    /// sent, goes to the next server only if nothing of it was sent to the one before. One that may be repeated is sent again when the
+    /// server was just closing the connection, as long as its content is still there (RFC 9110, section 9.2.2). That a server
+    /// is overloaded, or can itself reach nobody, is the answer to a safe request only if no other server has a better one.
     pub(crate) async fn request(&self, pull: &Pull, mut request: Request<Body>) -> Result<Response<Body>, PullError> {
         let reader = passing::end_to_end(&mut request);
         let (mut parts, body) = request.into_parts();
         parts.headers.remove(header::HOST);
         let repeatable = parts.method.is_safe() && body.is_end_stream() && reader.is_none();
-        let tries = if repeatable { TRIES } else { 1 };
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
-        let (upload, mut last) = (Upload::new(body), PullError::NoUpstream);
-        let order: Vec<_> =
-            self.upstreams.order(&pull.upstreams, &path, Instant::now()).into_iter().take(tries).collect();
-        let mut patience = Patience::new(Times::of(pull).first_byte, order.len());
-        for url in order {
+        let (upload, mut last) = (Upload::new(body), Err(PullError::NoUpstream));
+        let mut order: Vec<_> = self.upstreams.order(&pull.upstreams, &path, (repeatable, Instant::now()));
+        order.truncate(TRIES);
+        // What cannot be sent to another has all the time at the one it is sent to.
+        let mut patience = Patience::new(Times::of(pull).first_byte, if repeatable { order.len() } else { 1 });
+        for (number, url) in order.iter().copied().enumerate() {
             let asked = Asked { pull, url, parts: &parts, path: &path, until: patience.until(Instant::now()) };
             let mut answer = self.ask(&asked, Over::Any, upload.begin().unwrap_or_default()).await;
             if may_be_repeated(&parts)
@@ -154,21 +169,33 @@ impl Forward {
                 answer = self.ask(&asked, Over::Fresh, again).await;
             }
             match answer.and_then(|response| sensible(&parts, response)) {
+                Ok(response) if repeatable && order.len() > 1 && is_unwell(response.status()) => {
+                    debug!(url, status = response.status().as_u16(), "an upstream server is not well");
+                    // The last one's word counts; it may be about what was asked for.
+                    if number + 1 < order.len() {
+                        self.upstreams.failed(url, Instant::now());
+                    }
+                    last = Ok(response);
+                }
                 Ok(response) => {
                     self.upstreams.answered(url);
                     return Ok(self.answer(pull, response, reader));
                 }
                 Err(error) => {
                     debug!(url, error = &error as &dyn std::error::Error, "an upstream server failed");
-                    // A reader who leaves in the middle of an upload breaks it, too: that says nothing about the server.
-                    if repeatable || !matches!(error, PullError::Broken(_)) {
+                    if repeatable || !error.may_be_the_readers() {
                         self.upstreams.failed(url, Instant::now());
                     }
-                    last = error;
+                    let is_over = !repeatable && error.may_have_been_sent();
+                    // An answer is better than none.
+                    last = last.or(Err(error));
+                    if is_over {
+                        break;
+                    }
                 }
             }
         }
-        Err(last)
+        last.map(|response| self.answer(pull, response, None))
     }
 
     async fn ask(&self, asked: &Asked<'_>, over: Over, body: Body) -> Result<Response<Incoming>, PullError> {
@@ -182,7 +209,8 @@ impl Forward {
             answer = client.request(request) => Some(answer),
             () = silence(&sent, patience) => None,
         };
-        let response = answer.ok_or(PullError::Timeout)?.map_err(|error| {
+        let timeout = || PullError::Timeout { sent: sent.borrow().whole };
+        let response = answer.ok_or_else(timeout)?.map_err(|error| {
             if caused_by_guard(&error) {
                 PullError::NotPermitted
             } else if error.is_connect() {
@@ -220,6 +248,11 @@ fn sensible(asked: &Parts, response: Response<Incoming>) -> Result<Response<Inco
         _ => true,
     };
     if sense { Ok(response) } else { Err(PullError::Nonsense) }
+}
+
+/// It cannot answer now, and another one may (RFC 9110, sections 15.6.3 to 15.6.5).
+fn is_unwell(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// How long all servers together may take to begin an answer: one that is stuck is left, when there are others, after half of

@@ -232,6 +232,59 @@ async fn a_dead_server_is_passed_over_and_what_changes_something_is_tried_once()
     shield.stop().await;
 }
 
+/// Nothing was sent to it.
+#[tokio::test]
+async fn what_changes_something_goes_past_a_server_that_refuses_the_connection() {
+    let mut shield = Shield::new().await;
+    let echo = |request: Request| async { Response::new(request.into_body()) };
+    let good = http(shield.serve(echo).await);
+    shield.pulls_from(&[dead().await, good, dead().await]);
+    for number in 0..20 {
+        let content = format!("change {number}");
+        let answer = shield.ask(shield.request("POST", &format!("/{number}")), Body::from(content.clone())).await;
+        assert_eq!((answer.status(), said(&answer, "umbel-failed")), (StatusCode::OK, ""), "{number}");
+        assert_eq!(text(answer).await, content);
+    }
+    shield.stop().await;
+}
+
+/// A server that says it is not well is one that failed, as long as there is another.
+#[tokio::test]
+async fn another_server_answers_for_one_that_is_not_well() {
+    let mut shield = Shield::new().await;
+    for status in [502, 503, 504] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let unwell = move |request: Request| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                let text = format!("{} is not to be had", request.uri().path());
+                Response::builder().status(status).body(Body::from(text)).unwrap()
+            }
+        };
+        let bad = http(shield.serve(unwell).await);
+        let good = http(shield.serve(|_| async { Response::new(Body::from("good")) }).await);
+        shield.pulls_from(&[bad.clone(), good]);
+        for number in 0..20 {
+            assert_eq!(text(shield.get(&format!("/{status}/{number}")).await).await, "good");
+        }
+        let asked = count.load(Ordering::SeqCst);
+        assert!((1..5).contains(&asked), "it rests: {asked}");
+        // Whoever has nobody else to ask passes it on.
+        shield.pulls_from(std::slice::from_ref(&bad));
+        for method in ["GET", "POST"] {
+            let answer = shield.ask(shield.request(method, "/x"), Body::empty()).await;
+            assert_eq!((answer.status().as_u16(), said(&answer, "umbel-failed")), (status, ""));
+            assert_eq!(text(answer).await, "/x is not to be had");
+        }
+        shield.pulls_from(&[dead().await, bad, dead().await]);
+        let answer = shield.get("/y").await;
+        assert_eq!((answer.status().as_u16(), said(&answer, "umbel-failed")), (status, ""), "better than none");
+        assert_eq!(text(answer).await, "/y is not to be had");
+    }
+    shield.stop().await;
+}
+
 /// Answers the first request of each connection with its method and content, and closes it when the second has come, which is
 /// said to `too_late`.
 async fn one_answer(mut stream: TcpStream, too_late: Arc<Mutex<Vec<String>>>) {
@@ -338,6 +391,7 @@ async fn who_does_not_answer_in_time_is_not_waited_for() {
     }
     let half = shield
         .raw(|_, mut stream| async move {
+            head(&mut stream).await;
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
             std::future::pending::<()>().await;
         })

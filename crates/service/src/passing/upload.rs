@@ -1,5 +1,5 @@
-//! A request's content on its way to a provider's server. As long as little of it has left, it can be sent again from its
-//! start: to a server that was just closing the connection.
+//! A request's content on its way to a server. As long as little of it has left, it can be sent again from its start: to a server
+//! that was just closing the connection, or to another one.
 
 use std::{
     pin::Pin,
@@ -21,7 +21,7 @@ struct SentAgain;
 
 /// The content of one request.
 #[derive(Debug)]
-pub(super) struct Upload(Arc<Mutex<Content>>);
+pub struct Upload(Arc<Mutex<Content>>);
 
 #[derive(Debug)]
 struct Content {
@@ -34,12 +34,14 @@ struct Content {
 }
 
 impl Upload {
-    pub(super) fn new(body: Body) -> Self {
+    /// Nothing of it has left.
+    #[must_use]
+    pub fn new(body: Body) -> Self {
         Self(Arc::new(Mutex::new(Content { rest: Some(body), left: Some(Vec::new()), round: 0 })))
     }
 
     /// All of it; none if too much has left already. What was returned before ends with an error.
-    pub(super) fn begin(&self) -> Option<Body> {
+    pub fn begin(&self) -> Option<Body> {
         let mut content = lock(&self.0);
         if content.left.as_ref()?.is_empty() && content.has_left() {
             return Some(Body::empty());
