@@ -16,7 +16,10 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use rustls::ClientConfig;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
@@ -45,6 +48,8 @@ pub(crate) struct Member {
     resting_until: AtomicU64,
     /// Milliseconds after `begun`.
     last_answer: AtomicU64,
+    /// Who has it asks whether it is there.
+    asking: Mutex<()>,
 }
 
 impl Member {
@@ -154,6 +159,7 @@ impl Fleet {
             failures: AtomicU32::new(0),
             resting_until: AtomicU64::new(0),
             last_answer: AtomicU64::new(0),
+            asking: Mutex::new(()),
         }))
     }
 
@@ -220,6 +226,15 @@ impl Fleet {
             let due = members.origins.iter().chain(&members.edges).filter(|member| member.is_due());
             futures::future::join_all(due.map(|member| self.probe_one(member))).await;
         }
+    }
+
+    /// Whether it has said anything within `span`, or does so when it is asked; of those who want to know, one asks.
+    pub(crate) async fn is_there(&self, member: &Member, span: Duration) -> bool {
+        let _asking = member.asking.lock().await;
+        if member.is_well() && !member.has_answered(span) {
+            self.probe_one(member).await;
+        }
+        member.is_well()
     }
 
     /// Any answer at all shows that it is there.

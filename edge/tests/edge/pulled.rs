@@ -20,7 +20,10 @@ use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use umbel_edge::{Config, Edge};
 use umbel_service::unix_now;
-use umbel_wire::token::Grant;
+use umbel_wire::{
+    control::{Addresses, Node, Pull, Role},
+    token::Grant,
+};
 
 use crate::{
     network::{Network, content, grant_for, sign},
@@ -533,6 +536,58 @@ async fn trailers_pass_through() {
     assert_eq!(collected.trailers().unwrap()["x-sum"], "7");
     assert_eq!(collected.to_bytes(), "body");
     place.edge.stop().await;
+}
+
+/// Takes connections and never says anything.
+async fn stuck() -> (String, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let taking = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        loop {
+            taken.push(listener.accept().await.unwrap());
+        }
+    });
+    (url, taking)
+}
+
+/// Origins that stop (by SIGSTOP, say) held up all that was asked of them for good.
+#[tokio::test]
+async fn an_origin_that_is_stuck_is_not_waited_for() {
+    let (internal_url, taking) = stuck().await;
+    let addresses = Some(Addresses { internal_url, ..Addresses::default() });
+    let (one, alone) = (Place::new().await, Place::new().await);
+    for place in [&one, &alone] {
+        {
+            let mut snapshot = place.network.snapshot.lock().unwrap();
+            let node =
+                Node { id: "stuck".into(), role: Role::Origin.into(), addresses: addresses.clone(), ..Node::default() };
+            snapshot.nodes.push(node);
+            for site in &mut snapshot.sites {
+                site.pull = site.pull.take().map(|_| Pull { first_byte_ms: 1, ..Pull::default() });
+            }
+        }
+        place.provides(200, &[("cache-control", "no-store")], b"well");
+    }
+    alone.network.snapshot.lock().unwrap().nodes.retain(|node| node.id != "origin");
+    for place in [&one, &alone] {
+        let version = place.network.publish();
+        place.edge.applied().wait_for(|applied| *applied >= version).await.unwrap();
+    }
+    let (client, lonely) = (one.client(), alone.client());
+    // Half of them are for the one that is stuck.
+    let paths: Vec<_> = (0..20).map(|number| format!("/{number}")).collect();
+    let reads = join_all(paths.iter().map(|path| text(&client, path, &[])));
+    let fails = async {
+        let answer = lonely.post(url("/x")).send().await.unwrap();
+        (answer.status().as_u16(), field(&answer, "cache-status").to_owned())
+    };
+    let (reads, (status, said)) = futures::join!(reads, fails);
+    assert!(reads.iter().all(|body| body == "well"), "{reads:?}");
+    assert!(status == 504 && said.contains("detail=timeout"), "{status} {said}");
+    taking.abort();
+    one.edge.stop().await;
+    alone.edge.stop().await;
 }
 
 /// It is reset before its head has left.
