@@ -19,10 +19,11 @@ use umbel_wire::control::Pull;
 
 use crate::listen::Connection;
 
+mod interim;
 mod tunnel;
 mod upload;
 
-pub use self::{tunnel::Tunnels, upload::Upload};
+pub use self::{interim::pass_interim, tunnel::Tunnels, upload::Upload};
 
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const LOOP_NAME: &str = "umbel";

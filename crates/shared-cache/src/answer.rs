@@ -14,7 +14,7 @@ use umbel_http_cache::{CacheStatus, Conditional, Forward, RequestDirectives, Reu
 use crate::{
     Ask, Failed, SharedCache,
     collapse::{Ended, news},
-    fetch::{Answer, Note, Question, is_unchanged},
+    fetch::{Answer, Note, Question, copy, is_unchanged},
     key::Key,
     plan::{self, Planned},
     shelf::Variant,
@@ -252,7 +252,9 @@ impl<A: Ask> Asked<'_, A> {
     fn revalidate_beside(&self, basis: &Arc<[Variant]>, index: usize, conditional: Option<Conditional>) {
         let Some(conditional) = conditional else { return };
         let Some(asking) = self.cache.turns.try_take(self.same_range(basis, None)) else { return };
-        let question = self.question(basis.clone(), Some(index), Some(conditional));
+        let mut question = self.question(basis.clone(), Some(index), Some(conditional));
+        // The reader has his answer, and hears nothing of this.
+        question.request = Arc::new(copy(&self.request));
         let (cache, until) = (self.cache.clone(), self.cache.shutdown.clone());
         self.cache.tasks.spawn(until.run_until_cancelled_owned(async move {
             let answer = question.ask(&cache).await;

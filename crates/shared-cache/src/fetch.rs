@@ -127,6 +127,8 @@ impl Question {
     /// The request as it goes out.
     fn sent<A>(&self, cache: &SharedCache<A>) -> Parts {
         let mut request = copy(&self.request);
+        // Of the asker, who may hear things before the answer.
+        request.extensions = self.request.extensions.clone();
         if let Some(conditional) = &self.conditional {
             conditional.apply(&mut request.headers);
             // A stale response is validated by GET whatever the reader's method.

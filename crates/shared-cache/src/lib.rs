@@ -40,7 +40,8 @@ use self::{answer::Same, changes::Changes, collapse::Ended, turn::Turns};
 
 /// Whom a cache asks for what it has not stored.
 pub trait Ask: std::fmt::Debug + Send + Sync + 'static {
-    /// The answer to a request that has no body and whose URI has a path and nothing before it.
+    /// The answer to a request that has no body and whose URI has a path and nothing before it. It has the extensions of the one for
+    /// whom it is asked, if he waits for it.
     fn ask(&self, site_id: &str, request: &Parts) -> impl Future<Output = Result<Response<HttpBody>, Failed>> + Send;
 
     /// A whole response begins to be stored, for a request like this. Who wants its body kept elsewhere too, begins now, with

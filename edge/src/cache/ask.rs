@@ -12,7 +12,7 @@ use tracing::debug;
 use umbel_service::{
     client::{self, StreamClient},
     listen::PerLane,
-    passing::{Times, Upload, silence, watched},
+    passing::{Times, Upload, pass_interim, silence, watched},
 };
 use umbel_shared_cache::{Ask, Failed};
 use umbel_wire::control::Pull;
@@ -137,6 +137,7 @@ impl Origins {
             };
             request.headers_mut().insert(VERSION_HEADER, version.into());
             deliver::outbound(&self.view.load(), site_id, &parts.uri, request.headers_mut());
+            pass_interim(&mut request, parts.extensions.get());
             let answer = tokio::select! {
                 answer = self.client(parts).request(request) => answer.map_err(NoAnswer::of),
                 () = silence(&sent, times.first_byte) => Err(NoAnswer::Timeout { sent: sent.borrow().whole }),

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::poll_fn,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,7 @@ use umbel_wire::control::{Pull, Role};
 
 use crate::{
     network::{Network, PULLED},
+    pulled::{Raw, connect},
     readers::field,
 };
 
@@ -320,6 +323,59 @@ async fn servers_that_do_not_speak_http() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_take_for_ever() {
     misbehave(SLOW, Pull { first_byte_ms: 300, between_bytes_ms: 300, ..Pull::default() }).await;
+}
+
+const HINT: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nconnection: x-a\r\nx-a: 1\r\ncontent-length: 7\r\n\r\n";
+
+/// Gives a hint, and answers when somebody has read it. `/x` may be stored.
+async fn hints(listener: TcpListener, read: Arc<Semaphore>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let read = read.clone();
+        connections.spawn(async move {
+            while let Some(path) = path(&mut stream).await {
+                stream.write_all(HINT.as_bytes()).await.unwrap();
+                read.acquire().await.unwrap().forget();
+                let control = if path == "/x" { "max-age=60" } else { "no-store" };
+                let answer = format!("HTTP/1.1 200 OK\r\ncache-control: {control}\r\ncontent-length: 2\r\n\r\nok");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn hints_pass_before_the_answer_to_who_asks() {
+    let row = Row::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstreams = vec![format!("http://{}", listener.local_addr().unwrap())];
+    let read = Arc::new(Semaphore::new(0));
+    let hinting = tokio::spawn(hints(listener, read.clone()));
+    row.pulls(Pull { upstreams, ..Pull::default() }).await;
+    let mut reader = Raw::new(&row.network, &row.edge).await;
+    let head = reader.asks("").await;
+    assert_eq!(head, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+    read.add_permits(1);
+    assert!(reader.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+    reader.0.read_u16().await.unwrap();
+    assert!(reader.asks("").await.starts_with("HTTP/1.1 200 OK\r\n"), "what is stored has no hints");
+    let stream = connect(&row.network, &row.edge, b"h2").await;
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    for (method, path) in [("GET", "/unshared"), ("POST", "/changed")] {
+        let request = http::Request::builder().method(method).uri(format!("https://pulled.test{path}"));
+        let (mut answer, _) = sender.send_request(request.body(()).unwrap(), true).unwrap();
+        let hint = poll_fn(|cx| answer.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!((hint.status().as_u16(), &hint.headers()["link"]), (103, &"</a>".parse().unwrap()), "{path}");
+        read.add_permits(1);
+        assert_eq!(answer.await.unwrap().status(), 200);
+    }
+    drop(sender);
+    hinting.abort();
+    row.stop().await;
+    connection.abort();
 }
 
 /// Nobody but the reader follows: an origin that did would have to be kept from where readers may not go.

@@ -200,7 +200,8 @@ impl Forward {
 
     async fn ask(&self, asked: &Asked<'_>, over: Over, body: Body) -> Result<Response<Incoming>, PullError> {
         let (body, sent) = watched(body);
-        let request = addressed(asked, body).ok_or(PullError::NoUpstream)?;
+        let mut request = addressed(asked, body).ok_or(PullError::NoUpstream)?;
+        passing::pass_interim(&mut request, asked.parts.extensions.get());
         let headers = &asked.parts.headers;
         let trailers = headers.contains_key(header::TE) && !headers.contains_key(header::UPGRADE);
         let client = self.client.to(request.uri(), trailers, over).map_err(|NotPermitted| PullError::NotPermitted)?;

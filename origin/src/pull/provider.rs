@@ -50,6 +50,7 @@ impl Ask for Providers {
         *asked.method_mut() = request.method.clone();
         *asked.uri_mut() = request.uri.clone();
         *asked.headers_mut() = request.headers.clone();
+        asked.extensions_mut().extend(request.extensions.clone());
         self.pass(site_id, asked).await.map_err(Failed::from)
     }
 

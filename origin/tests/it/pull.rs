@@ -460,6 +460,37 @@ async fn an_upload_may_take_longer_than_an_answer() {
     shield.stop().await;
 }
 
+/// For who asks, and not for who is answered from store.
+#[tokio::test]
+async fn hints_pass_to_who_asks() {
+    let mut shield = Shield::new().await;
+    let address = shield
+        .raw(|_, mut stream| async move {
+            while let Some(head) = head(&mut stream).await {
+                let hint = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nconnection: x-a\r\nx-a: 1\r\n\r\n";
+                let many = if head.starts_with("GET") { 3 } else { 1 };
+                stream.write_all(hint.repeat(many).as_bytes()).await.unwrap();
+                let answer = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 2\r\n\r\nok";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+    shield.pulls_from(&[http(address)]);
+    for (method, expected) in [("GET", 3), ("GET", 0), ("POST", 1)] {
+        let hints = Arc::new(Mutex::new(Vec::new()));
+        let heard = hints.clone();
+        let mut request = shield.request(method, "/x").body(Body::empty()).unwrap();
+        hyper::ext::on_informational(&mut request, move |hint| {
+            let fields: Vec<_> = hint.headers().keys().map(|name| name.as_str().to_owned()).collect();
+            heard.lock().unwrap().push((hint.status().as_u16(), fields));
+        });
+        let answer = shield.client.request(request).await.unwrap();
+        assert_eq!(text(answer).await, "ok");
+        assert_eq!(*hints.lock().unwrap(), vec![(103, vec!["link".to_owned()]); expected], "{method}");
+    }
+    shield.stop().await;
+}
+
 #[tokio::test]
 async fn garbage_is_no_answer() {
     let mut shield = Shield::new().await;
