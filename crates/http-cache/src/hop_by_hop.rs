@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::list::members;
 
-/// Never stored and never passed on, whether or not `Connection` names them.
+/// Never stored and, but for `Trailer`, never passed on, whether or not `Connection` names them.
 static ALWAYS: [HeaderName; 10] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -27,14 +27,21 @@ pub fn is_hop_by_hop(name: &str) -> bool {
     ALWAYS.iter().any(|always| always == name)
 }
 
-/// Removes what is for one hop, and what `Connection` names.
+/// Removes what is for one hop, and what `Connection` names. `Trailer` is not (RFC 9110, sections 6.6.2 and 7.6.1): who passes
+/// trailers on says which.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named(headers) {
         headers.remove(name);
     }
-    for name in &ALWAYS {
+    for name in ALWAYS.iter().filter(|name| **name != TRAILER) {
         headers.remove(name);
     }
+}
+
+/// Removes what is not stored: what is for one hop, and what is about trailers, which are not kept.
+pub(crate) fn strip_unstorable(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    headers.remove(TRAILER);
 }
 
 fn named(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -44,6 +51,8 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -52,9 +61,11 @@ mod tests {
         for name in ALWAYS.iter().map(HeaderName::as_str).chain(["a", "b", "c"]) {
             headers.append(name, HeaderValue::from_static("A, b,c d"));
         }
+        let names = |headers: &HeaderMap| headers.keys().map(|name| name.as_str().to_owned()).collect::<BTreeSet<_>>();
         strip_hop_by_hop(&mut headers);
-        let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["c"]);
+        assert_eq!(names(&headers), BTreeSet::from(["c", "trailer"].map(String::from)));
+        strip_unstorable(&mut headers);
+        assert_eq!(names(&headers), BTreeSet::from(["c".to_owned()]));
         assert!(ALWAYS.iter().all(|name| is_hop_by_hop(name.as_str())) && !is_hop_by_hop("c"));
     }
 }

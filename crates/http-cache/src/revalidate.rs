@@ -12,7 +12,7 @@ use crate::age::{Exchange, initial_age};
 use crate::conditions::CONDITIONS;
 use crate::date::parse_http_date;
 use crate::freshness::Terms;
-use crate::hop_by_hop::strip_hop_by_hop;
+use crate::hop_by_hop::strip_unstorable;
 use crate::store::{allowed, is_no_private_session, may_be_asked_by};
 use crate::stored::{is_strong, storable_fields, whole_millis};
 use crate::targeted::Directives;
@@ -253,7 +253,7 @@ fn update(
 /// New fields replace old ones of the same name.
 fn merge(old: &HeaderMap, news: &HeaderMap, received: SystemTime) -> HeaderMap {
     let mut news = news.clone();
-    strip_hop_by_hop(&mut news);
+    strip_unstorable(&mut news);
     for name in OF_THE_BODY {
         news.remove(name);
     }

@@ -10,7 +10,7 @@ use http::{HeaderValue, StatusCode};
 use crate::age::{Exchange, initial_age};
 use crate::date::parse_http_date;
 use crate::freshness::Terms;
-use crate::hop_by_hop::{is_hop_by_hop, strip_hop_by_hop};
+use crate::hop_by_hop::{is_hop_by_hop, strip_unstorable};
 use crate::store::is_for_authorized;
 use crate::targeted::Directives;
 use crate::vary::Selecting;
@@ -154,7 +154,7 @@ pub(crate) fn is_strong(tag: &HeaderValue) -> bool {
 /// What is kept of a header (RFC 9111, section 3.1).
 pub(crate) fn storable_fields(headers: &HeaderMap, received: SystemTime, policy: &Policy) -> HeaderMap {
     let mut kept = headers.clone();
-    strip_hop_by_hop(&mut kept);
+    strip_unstorable(&mut kept);
     kept.remove(http::header::AGE);
     for name in withheld(headers, policy) {
         kept.remove(name);

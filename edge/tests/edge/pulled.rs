@@ -526,7 +526,7 @@ async fn trailers_pass_through() {
         let trailers = HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("7"))]);
         let frames = [Frame::data(Bytes::from_static(b"body")), Frame::trailers(trailers)];
         let body = Body::new(StreamBody::new(stream::iter(frames.map(io::Result::Ok))));
-        response(200, &[("cache-control", "no-store")], body)
+        response(200, &[("cache-control", "no-store"), ("trailer", "x-sum")], body)
     });
     let tls = umbel_service::tls::client(&place.network.authority.pem, None).unwrap();
     let client = umbel_service::client::streaming::<Body>(tls, true);
@@ -535,6 +535,13 @@ async fn trailers_pass_through() {
     let collected = client.request(request).await.unwrap().into_body().collect().await.unwrap();
     assert_eq!(collected.trailers().unwrap()["x-sum"], "7");
     assert_eq!(collected.to_bytes(), "body");
+    // Over HTTP/1.1, only those that `Trailer` names are written.
+    let mut reader = Raw::new(&place.network, &place.edge).await;
+    let head = reader.asks("TE: trailers\r\nConnection: TE, close\r\n").await;
+    assert!(head.contains("trailer: x-sum\r\n"), "{head}");
+    let mut rest = String::new();
+    reader.0.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "4\r\nbody\r\n0\r\nx-sum: 7\r\n\r\n");
     place.edge.stop().await;
 }
 
