@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::TryStreamExt;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, request::Parts};
 use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::{sync::watch, time::timeout};
