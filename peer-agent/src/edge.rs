@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status, transport::Channel};
 use umbel_content::{ChunkIndex, ManifestId};
-use umbel_service::client::{self, HttpClient};
+use umbel_service::client::{self, HttpClient, StreamClient};
 use umbel_wire::{
     CHUNKS_PATH, MAX_MANIFEST_MESSAGE,
     agent::{FromAgent, OpenReply, OpenRequest, Receipt, ReportRequest, agents_client::AgentsClient},
@@ -101,7 +101,7 @@ pub(crate) struct Http {
     /// All in one connection.
     chunks: HttpClient,
     /// Each on its own connection (HTTP/1.1): who does not read on keeps nobody waiting, and `Host` may be another than the edge's.
-    readers: HttpClient,
+    readers: StreamClient<Full<Bytes>>,
 }
 
 impl Http {
