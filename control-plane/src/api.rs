@@ -157,6 +157,55 @@ pub struct Pull {
     /// Sent to it as `Host`, if not the upstream URL's own.
     #[serde(default)]
     pub host: Option<String>,
+    /// What is spoken with it.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// How long all upstreams together may take to begin an answer: 100 ms to 10 minutes; absent: 30 s.
+    #[serde(default)]
+    pub first_byte_ms: Option<u32>,
+    /// How long one may take between two pieces of an answer: 100 ms to an hour; absent: 60 s.
+    #[serde(default)]
+    pub between_bytes_ms: Option<u32>,
+}
+
+/// What is spoken with a provider's web server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// HTTP/1.1, and for those who ask for trailers HTTP/2 where the server has it.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// HTTP/1.1.
+    #[serde(rename = "1.1")]
+    Http1,
+    /// HTTP/2, also without TLS. Only upgrades (WebSocket) go over HTTP/1.1.
+    #[serde(rename = "2")]
+    Http2,
+}
+
+impl Protocol {
+    const ALL: [Self; 3] = [Self::Auto, Self::Http1, Self::Http2];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Http1 => "1.1",
+            Self::Http2 => "2",
+        }
+    }
+
+    /// The database has no other.
+    pub(crate) fn of(name: &str) -> Self {
+        Self::ALL.into_iter().find(|protocol| protocol.as_str() == name).unwrap_or_default()
+    }
+
+    pub(crate) fn on_wire(self) -> control::PullProtocol {
+        match self {
+            Self::Auto => control::PullProtocol::Auto,
+            Self::Http1 => control::PullProtocol::Http1,
+            Self::Http2 => control::PullProtocol::Http2,
+        }
+    }
 }
 
 /// A site; `GET sites`, `GET sites/{name}`, answer of everything that changes one.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     accounts::bounded,
-    api::{Carrier, NewSite, Policy, PolicyChange, Pull, ReaderKey, Site},
+    api::{Carrier, NewSite, Policy, PolicyChange, Protocol, Pull, ReaderKey, Site},
     changes::{self, Kind},
     error::{Error, Result, unique},
     secrets,
@@ -50,6 +50,9 @@ struct Row {
     carriers: Vec<String>,
     pull_upstreams: Vec<String>,
     pull_host: String,
+    pull_protocol: String,
+    pull_first_byte_ms: i32,
+    pull_between_bytes_ms: i32,
     delivery: Option<String>,
     share_above: i64,
     chain_pem: Option<String>,
@@ -67,6 +70,7 @@ async fn rows(
         Row,
         r#"select s.id, s.account_id, a.name as account, s.name, s.public_key, s.signing_seed, s.wrapping_key, s.public,
              s.cache_control, s.lookup_ttl_ms, s.peers, s.trust_domains, s.created_at, s.pull_upstreams, s.pull_host,
+             s.pull_protocol, s.pull_first_byte_ms, s.pull_between_bytes_ms,
              s.delivery::text as delivery, s.carriers, s.share_above,
              c.chain_pem as "chain_pem?", c.key_pem as "key_pem?",
              array(select h.host from site_hosts h where h.site_id = s.id order by h.host) as "hosts!",
@@ -86,8 +90,18 @@ async fn rows(
 }
 
 impl Row {
+    fn pull(&self) -> pull::Stored {
+        pull::Stored {
+            upstreams: self.pull_upstreams.clone(),
+            host: self.pull_host.clone(),
+            protocol: Protocol::of(&self.pull_protocol),
+            first_byte_ms: self.pull_first_byte_ms,
+            between_bytes_ms: self.pull_between_bytes_ms,
+        }
+    }
+
     fn for_api(self) -> Site {
-        let pull = Pull { upstreams: self.pull_upstreams, host: Some(self.pull_host).filter(|host| !host.is_empty()) };
+        let pull = self.pull().for_api();
         let keys = self.reader_key_ids.into_iter().zip(self.reader_keys).zip(self.reader_key_ends);
         let key = |((id, key), not_after): ((String, Vec<u8>), _)| {
             let public_key = secrets::base64url(&key);
@@ -110,15 +124,13 @@ impl Row {
             hosts: self.hosts,
             public_key: secrets::base64url(&self.public_key),
             policy,
-            pull: Some(pull).filter(|pull| !pull.upstreams.is_empty()),
+            pull,
             created_at: self.created_at,
         }
     }
 
     fn for_wire(self) -> control::Site {
-        let (upstreams, host) = (self.pull_upstreams, self.pull_host);
-        let pull = Some(upstreams).filter(|upstreams| !upstreams.is_empty());
-        let pull = pull.map(|upstreams| control::Pull { upstreams, host, ..control::Pull::default() });
+        let pull = self.pull().for_wire();
         let keys = self.reader_key_ids.into_iter().zip(self.reader_keys).zip(self.reader_key_ends);
         let key = |((id, key), end): ((String, Vec<u8>), _)| {
             let not_after = reader_keys::end_on_wire(end);
@@ -226,10 +238,11 @@ pub(crate) async fn create(db: &PgPool, account: Uuid, new: &NewSite) -> Result<
 async fn insert(tx: &mut PgConnection, account: Uuid, new: &NewSite) -> Result<Uuid> {
     let (id, seed, wrapping_key) = (Uuid::now_v7(), rand::random::<[u8; 32]>(), rand::random::<[u8; 32]>());
     let public_key = *TokenSigner::from_seed("", &seed).public();
-    let (upstreams, host) = pull::checked(new.pull.as_ref())?;
+    let pull = pull::checked(new.pull.as_ref())?;
     let insert = sqlx::query!(
-        "insert into sites (id, account_id, name, public_key, signing_seed, wrapping_key, public, pull_upstreams, pull_host)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "insert into sites (id, account_id, name, public_key, signing_seed, wrapping_key, public, pull_upstreams, pull_host,
+           pull_protocol, pull_first_byte_ms, pull_between_bytes_ms)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         id,
         account,
         new.name,
@@ -237,8 +250,11 @@ async fn insert(tx: &mut PgConnection, account: Uuid, new: &NewSite) -> Result<U
         &seed[..],
         &wrapping_key[..],
         new.public,
-        &upstreams,
-        host,
+        &pull.upstreams,
+        pull.host,
+        pull.protocol.as_str(),
+        pull.first_byte_ms,
+        pull.between_bytes_ms,
     );
     insert.execute(tx).await.map_err(|error| unique(error, "there is a site of this name"))?;
     Ok(id)
@@ -315,6 +331,28 @@ pub(crate) async fn change_policy(db: &PgPool, scope: Option<Uuid>, name: &str, 
         change.share_above.and_then(|bytes| i64::try_from(bytes).ok()),
     );
     update.execute(&mut *tx).await?;
+    finish(tx, id, name).await
+}
+
+/// Only of a site that is pulled already: the documents of another one are there.
+pub(crate) async fn change_pull(db: &PgPool, scope: Option<Uuid>, name: &str, wanted: &Pull) -> Result<Site> {
+    let pull = pull::checked(Some(wanted))?;
+    let mut tx = db.begin().await?;
+    let (id, _) = lock(&mut tx, scope, name).await?;
+    let update = sqlx::query!(
+        "update sites set pull_upstreams = $2, pull_host = $3, pull_protocol = $4, pull_first_byte_ms = $5,
+           pull_between_bytes_ms = $6
+         where id = $1 and pull_upstreams <> '{}'",
+        id,
+        &pull.upstreams,
+        pull.host,
+        pull.protocol.as_str(),
+        pull.first_byte_ms,
+        pull.between_bytes_ms,
+    );
+    if update.execute(&mut *tx).await?.rows_affected() == 0 {
+        return Err(Error::invalid("the documents of this site are uploaded"));
+    }
     finish(tx, id, name).await
 }
 

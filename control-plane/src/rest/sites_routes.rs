@@ -12,7 +12,9 @@ use umbel_delivery::Document;
 use super::{Answer, Body, Path, Query};
 use crate::{
     accounts::Caller,
-    api::{Certificate, NewCertificate, NewSite, PolicyChange, ReaderKey, Rotation, Site, UsageQuery, UsageReport},
+    api::{
+        Certificate, NewCertificate, NewSite, PolicyChange, Pull, ReaderKey, Rotation, Site, UsageQuery, UsageReport,
+    },
     error::Error,
     nodes, sites,
     state::ControlPlane,
@@ -28,6 +30,7 @@ pub(super) fn routes() -> Router<ControlPlane> {
         .route("/sites/{name}", get(show).delete(delete))
         .route("/sites/{name}/hosts/{host}", put(add_host).delete(remove_host))
         .route("/sites/{name}/policy", patch(change_policy))
+        .route("/sites/{name}/pull", put(change_pull))
         .route(
             "/sites/{name}/delivery",
             get(show_delivery).put(put_delivery).layer(DefaultBodyLimit::max(MAX_DOCUMENT)),
@@ -103,6 +106,15 @@ async fn change_policy(
     Body(change): Body<PolicyChange>,
 ) -> Answer<Site> {
     Ok(Json(sites::change_policy(&state.db, caller.scope(), &name, &change).await?))
+}
+
+async fn change_pull(
+    State(state): State<ControlPlane>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Body(pull): Body<Pull>,
+) -> Answer<Site> {
+    Ok(Json(sites::change_pull(&state.db, caller.scope(), &name, &pull).await?))
 }
 
 async fn show_delivery(

@@ -56,6 +56,33 @@ async fn providers_see_and_touch_their_own() {
 }
 
 #[tokio::test]
+async fn where_a_site_is_pulled_from_is_changed() {
+    let world = World::start().await;
+    let old = json!({ "upstreams": ["https://a.test"], "first_byte_ms": 10_000 });
+    let (status, site) = world.admin("POST", "sites", json!({ "name": "pulled", "pull": old })).await;
+    assert_eq!(
+        (status, &site["pull"]["first_byte_ms"], &site["pull"]["protocol"]),
+        (200, &json!(10_000), &json!("auto"))
+    );
+    let new = json!({ "upstreams": ["https://b.test", "http://[::1]:81"], "host": null, "protocol": "2",
+        "first_byte_ms": null, "between_bytes_ms": 250 });
+    let (status, site) = world.admin("PUT", "sites/pulled/pull", new.clone()).await;
+    assert_eq!((status, &site["pull"]), (200, &new));
+    let id: uuid::Uuid = serde_json::from_value(site["id"].clone()).unwrap();
+    let told = crate::sites::on_wire(&mut world.state.db.acquire().await.unwrap(), Some(&[id])).await.unwrap();
+    let told = told[0].pull.clone().unwrap();
+    assert_eq!(told.protocol(), umbel_wire::control::PullProtocol::Http2);
+    assert_eq!((told.first_byte_ms, told.between_bytes_ms, told.upstreams.len()), (0, 250, 2));
+    for (key, value) in [("protocol", json!("3")), ("first_byte_ms", json!(99)), ("host", json!("c.test"))] {
+        let mut bad = new.clone();
+        bad[key] = value;
+        assert_eq!(world.admin("PUT", "sites/pulled/pull", bad).await.0, 400, "{key}");
+    }
+    assert_eq!(world.admin("GET", "sites/pulled", Value::Null).await.1["pull"], new);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn sites_are_made_changed_and_deleted() {
     let world = World::start().await;
     let site = world.create_site(&world.admin, "films", &["B.test", "a.test", "b.test."]).await;
@@ -156,6 +183,8 @@ async fn bad_input_gets_a_problem_that_says_why() {
         ("POST", "sites/films/reader-keys", rotation("a b", 60), 400),
         ("POST", "sites/films/reader-keys", rotation("k", 400 * 86_400), 400),
         ("POST", "sites/films/reader-keys", json!({ "id": "k", "public_key": "short", "overlap": 1 }), 400),
+        ("PUT", "sites/films/pull", json!({ "upstreams": ["https://a.test"] }), 400),
+        ("PUT", "sites/none/pull", json!({ "upstreams": ["https://a.test"] }), 404),
         ("PATCH", "sites/films/policy", json!({ "carriers": [] }), 400),
         ("PATCH", "sites/films/policy", json!({ "share_above": 65_535 }), 400),
         ("PATCH", "sites/films/policy", json!({ "share_above": u64::MAX }), 400),

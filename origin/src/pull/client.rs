@@ -35,6 +35,10 @@ const IDLE_CONNECTIONS: Duration = Duration::from_secs(4);
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_FIELDS: usize = 200;
 
+/// Of HTTP/2: so many answers that nobody reads are taken in part before they hold up the others of their connection.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
+
 type Connector = Strict<HttpsConnector<HttpConnector<Guarded>>>;
 
 /// All of a name's addresses are ones that the guard does not permit.
@@ -74,17 +78,30 @@ impl Service<Name> for Guarded {
 #[derive(Debug, Clone)]
 pub(crate) struct PullClient {
     guard: Arc<Guard>,
-    /// A connection for each request (HTTP/1.1): in one for all, answers that nobody reads would hold up the others.
-    own: Arc<PerLane<Pool>>,
-    /// HTTP/2 where the server has it, for those who ask for trailers.
-    trailers: Arc<PerLane<Pool>>,
+    /// A connection for each request: in one for all, answers that nobody reads would hold up the others.
+    http1: Pools,
+    /// HTTP/2 where the server has it.
+    either: Pools,
+    http2: Pools,
 }
+
+type Pools = Arc<PerLane<Pool>>;
 
 #[derive(Debug, Clone)]
 struct Pool {
     kept: Client<Connector, Body>,
     /// Keeps no connection.
     fresh: Client<Connector, Body>,
+}
+
+/// What a server is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaks {
+    Http1,
+    /// What it prefers.
+    Either,
+    /// HTTP/2 and nothing else, with or without TLS.
+    Http2,
 }
 
 /// Which connection a request may go out on.
@@ -100,35 +117,45 @@ impl PullClient {
     pub(crate) fn new(guard: Guard, extra_roots: Option<&Path>) -> anyhow::Result<Self> {
         let guard = Arc::new(guard);
         let tls = ClientConfig::builder().with_root_certificates(roots(extra_roots)?).with_no_client_auth();
-        let pool = |http2| Pool {
-            kept: client(&guard, tls.clone(), http2, usize::MAX),
-            fresh: client(&guard, tls.clone(), http2, 0),
+        let pool = |speaks| Pool {
+            kept: client(&guard, tls.clone(), speaks, usize::MAX),
+            fresh: client(&guard, tls.clone(), speaks, 0),
         };
-        let pools = |http2| Arc::new(PerLane::new(|| pool(http2)));
-        Ok(Self { own: pools(false), trailers: pools(true), guard: guard.clone() })
+        let pools = |speaks| Arc::new(PerLane::new(|| pool(speaks)));
+        let [http1, either, http2] = [Speaks::Http1, Speaks::Either, Speaks::Http2].map(pools);
+        Ok(Self { http1, either, http2, guard: guard.clone() })
     }
 
     /// The client for a request, if its server's address may be connected to. A host that is an address by itself never
     /// comes to the resolver.
-    pub(super) fn to(&self, uri: &Uri, trailers: bool, over: Over) -> Result<&Client<Connector, Body>, NotPermitted> {
+    pub(super) fn to(&self, uri: &Uri, speaks: Speaks, over: Over) -> Result<&Client<Connector, Body>, NotPermitted> {
         let host = uri.host().unwrap_or_default();
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse();
         if literal.is_ok_and(|address| !self.guard.permits(address)) {
             return Err(NotPermitted);
         }
-        let pool = if trailers { self.trailers.here() } else { self.own.here() };
+        let pools = match speaks {
+            Speaks::Http1 => &self.http1,
+            Speaks::Either => &self.either,
+            Speaks::Http2 => &self.http2,
+        };
+        let pool = pools.here();
         Ok(if over == Over::Fresh { &pool.fresh } else { &pool.kept })
     }
 }
 
-fn client(guard: &Arc<Guard>, tls: ClientConfig, http2: bool, idle: usize) -> Client<Connector, Body> {
+fn client(guard: &Arc<Guard>, tls: ClientConfig, speaks: Speaks, idle: usize) -> Client<Connector, Body> {
     let names = Guarded { names: Names::default(), guard: guard.clone() };
     let mut tcp = HttpConnector::new_with_resolver(names);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-    let connector = if http2 { connector.enable_http2().wrap_connector(tcp) } else { connector.wrap_connector(tcp) };
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    let connector = match speaks {
+        Speaks::Http1 => Strict::new(connector.enable_http1().wrap_connector(tcp)),
+        Speaks::Either => Strict::new(connector.enable_http1().enable_http2().wrap_connector(tcp)),
+        Speaks::Http2 => Strict::of_http_2(connector.enable_http2().wrap_connector(tcp)),
+    };
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -136,11 +163,14 @@ fn client(guard: &Arc<Guard>, tls: ClientConfig, http2: bool, idle: usize) -> Cl
         .pool_max_idle_per_host(idle)
         .http1_max_buf_size(HEAD_BYTES)
         .http1_max_headers(HEAD_FIELDS)
+        .http2_only(speaks == Speaks::Http2)
         .http2_max_header_list_size(HEAD_BYTES as u32)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .http2_keep_alive_timeout(Duration::from_secs(10))
         .set_host(false)
-        .build(Strict(connector))
+        .build(connector)
 }
 
 fn roots(extra: Option<&Path>) -> anyhow::Result<RootCertStore> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::client::legacy;
@@ -18,11 +18,11 @@ use umbel_service::{
     client::Used,
     passing::{self, Times, Tunnels, Upload, silence, watched},
 };
-use umbel_wire::control::Pull;
+use umbel_wire::control::{Pull, PullProtocol};
 
 use super::{
     FAILED_HEADER,
-    client::{NotPermitted, Over, PullClient},
+    client::{NotPermitted, Over, PullClient, Speaks},
     upstreams::Upstreams,
 };
 
@@ -202,9 +202,8 @@ impl Forward {
         let (body, sent) = watched(body);
         let mut request = addressed(asked, body).ok_or(PullError::NoUpstream)?;
         passing::pass_interim(&mut request, asked.parts.extensions.get());
-        let headers = &asked.parts.headers;
-        let trailers = headers.contains_key(header::TE) && !headers.contains_key(header::UPGRADE);
-        let client = self.client.to(request.uri(), trailers, over).map_err(|NotPermitted| PullError::NotPermitted)?;
+        let speaks = speaks(asked.pull, &asked.parts.headers);
+        let client = self.client.to(request.uri(), speaks, over).map_err(|NotPermitted| PullError::NotPermitted)?;
         let patience = asked.until.saturating_duration_since(sent.borrow().last);
         let answer = tokio::select! {
             answer = client.request(request) => Some(answer),
@@ -236,6 +235,16 @@ impl Forward {
         // Only the origin itself says this.
         response.headers_mut().remove(FAILED_HEADER);
         response.map(|body| Body::new(TimeoutBody::new(Times::of(pull).between_bytes, body)))
+    }
+}
+
+/// What a server is asked in for this request. HTTP/2 has no upgrades here, and no host but the URL's.
+fn speaks(pull: &Pull, headers: &HeaderMap) -> Speaks {
+    match pull.protocol() {
+        _ if headers.contains_key(header::UPGRADE) => Speaks::Http1,
+        PullProtocol::Http2 => Speaks::Http2,
+        PullProtocol::Auto if headers.contains_key(header::TE) && pull.host.is_empty() => Speaks::Either,
+        PullProtocol::Auto | PullProtocol::Http1 => Speaks::Http1,
     }
 }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -27,7 +28,7 @@ use umbel_service::{
     listen::{Limits, Listener},
     tls::{self, ClientAuth, NodeRole},
 };
-use umbel_wire::control::{Change, ConfigEvent, Pull, Purge, Site, config_event::Event};
+use umbel_wire::control::{Change, ConfigEvent, Pull, PullProtocol, Purge, Site, config_event::Event};
 
 use crate::world::{Ca, SEED, World, with_site};
 
@@ -107,8 +108,19 @@ impl Shield {
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
+        self.serve_over(None, answer).await
+    }
+
+    async fn serve_over<F>(
+        &mut self,
+        tls: Option<Arc<ServerConfig>>,
+        answer: impl Fn(Request) -> F + Clone + Send + Sync + 'static,
+    ) -> SocketAddr
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listener = Listener::bind(any, None, Limits::default()).await.unwrap();
+        let listener = Listener::bind(any, tls, Limits::default()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let app = Router::new().fallback(answer);
         self.servers.spawn(listener.serve(app, CancellationToken::new()));
@@ -487,6 +499,52 @@ async fn hints_pass_to_who_asks() {
         let answer = shield.client.request(request).await.unwrap();
         assert_eq!(text(answer).await, "ok");
         assert_eq!(*hints.lock().unwrap(), vec![(103, vec!["link".to_owned()]); expected], "{method}");
+    }
+    shield.stop().await;
+}
+
+/// Of a server that has one protocol alone, with TLS and without.
+#[tokio::test]
+async fn servers_are_asked_in_the_protocol_that_the_site_says() {
+    let ca = Ca::new();
+    let folder = tempfile::tempdir().unwrap();
+    let roots = folder.path().join("roots.pem");
+    std::fs::write(&roots, &ca.pem).unwrap();
+    let mut shield = Shield::with(|config| {
+        config.pull_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        config.pull_ca = Some(roots);
+    })
+    .await;
+    let version = |request: Request| async move {
+        let host = request.uri().authority().map(ToString::to_string);
+        let host = host.or_else(|| Some(request.headers().get("host")?.to_str().ok()?.to_owned()));
+        let te = request.headers().contains_key("te");
+        Response::new(Body::from(format!("{:?} {} {te}", request.version(), host.is_some())))
+    };
+    let plain = http(shield.serve(version).await);
+    let tls = tls::server(ca.certificate(NodeRole::Origin), ClientAuth::None).unwrap();
+    let both = shield.serve_over(Some(tls), version).await;
+    let mut only = tls::server(ca.certificate(NodeRole::Origin), ClientAuth::None).unwrap();
+    Arc::get_mut(&mut only).unwrap().alpn_protocols = vec![b"h2".to_vec()];
+    let only = shield.serve_over(Some(only), version).await;
+    let [both, only] = [both, only].map(|address| format!("https://localhost:{}", address.port()));
+    for (url, protocol, te, expected) in [
+        (&both, PullProtocol::Auto, false, "HTTP/1.1 true false"),
+        (&both, PullProtocol::Auto, true, "HTTP/2.0 true true"),
+        (&both, PullProtocol::Http1, true, "HTTP/1.1 true true"),
+        (&both, PullProtocol::Http2, false, "HTTP/2.0 true false"),
+        (&only, PullProtocol::Http2, false, "HTTP/2.0 true false"),
+        (&plain, PullProtocol::Http2, false, "HTTP/2.0 true false"),
+        (&plain, PullProtocol::Auto, false, "HTTP/1.1 true false"),
+    ] {
+        shield.pulls(Pull { upstreams: vec![url.clone()], protocol: protocol.into(), ..Pull::default() });
+        for _ in 0..2 {
+            let mut request = shield.request("GET", "/x");
+            if te {
+                request = request.header("te", "trailers");
+            }
+            assert_eq!(text(shield.ask(request, Body::empty()).await).await, expected, "{url} {protocol:?}");
+        }
     }
     shield.stop().await;
 }

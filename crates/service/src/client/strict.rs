@@ -28,7 +28,22 @@ use crate::framing::{Ambiguous, Framing};
 
 /// Makes the connections that `C` makes, strict.
 #[derive(Debug, Clone)]
-pub struct Strict<C>(pub C);
+pub struct Strict<C> {
+    connector: C,
+    is_http_2: bool,
+}
+
+impl<C> Strict<C> {
+    /// They are HTTP/1.1, unless they negotiate HTTP/2.
+    pub fn new(connector: C) -> Self {
+        Self { connector, is_http_2: false }
+    }
+
+    /// They are HTTP/2, whether they negotiate it or not.
+    pub fn of_http_2(connector: C) -> Self {
+        Self { connector, is_http_2: true }
+    }
+}
 
 impl<C> Service<Uri> for Strict<C>
 where
@@ -39,11 +54,11 @@ where
     type Future = MapOk<C::Future, fn(C::Response) -> StrictStream<C::Response>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
-        self.0.poll_ready(context)
+        self.connector.poll_ready(context)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        self.0.call(uri).map_ok(StrictStream::new)
+        self.connector.call(uri).map_ok(if self.is_http_2 { StrictStream::of_http_2 } else { StrictStream::new })
     }
 }
 
@@ -77,6 +92,10 @@ impl<S: Read + Write + Connection + Unpin> StrictStream<S> {
     fn new(stream: S) -> Self {
         let is_http_1 = !stream.connected().is_negotiated_h2();
         Self(TokioIo::new(Follow::new(TokioIo::new(stream), is_http_1)))
+    }
+
+    fn of_http_2(stream: S) -> Self {
+        Self(TokioIo::new(Follow::new(TokioIo::new(stream), false)))
     }
 }
 
