@@ -111,7 +111,7 @@ pub(crate) async fn page(core: &Arc<Core>, site: &Site, request: Parts) -> Respo
 async fn pulled(core: &Arc<Core>, view: &View, site: &Site, mut request: Parts, body: Body) -> Answered {
     if !access::is_public(site) {
         let path = ObjectPath::from_uri(request.uri.path()).map_err(|error| Box::new(bad_path(&error)))?;
-        if route::may_be_another(&path) {
+        if path.may_be_another() {
             return Err(refusal(StatusCode::BAD_REQUEST, "servers read this path in more than one way").into());
         }
         check_access(core, view, site, &path, &request)?;

@@ -44,38 +44,9 @@ pub(crate) fn object(path: ObjectPath) -> Result<ObjectPath, PathError> {
     Ok(path)
 }
 
-/// Some servers take `\` for `/`, read no further than `;`, or decode once more: what is checked here would not be what they
-/// answer. That matters where a grant is for some paths only.
-pub(crate) fn may_be_another(path: &ObjectPath) -> bool {
-    let path = path.as_str();
-    let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
-    let encoded = |code: &[u8]| path.as_bytes().windows(code.len()).any(|part| part.eq_ignore_ascii_case(code));
-    path.split(['/', '\\']).any(is_dots) || [&b"%2e"[..], b"%2f", b"%5c"].into_iter().any(encoded)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_that_are_several() {
-        for (path, expected) in [
-            ("/a/b", false),
-            ("/a;b=c/..d/.e/f..", false),
-            ("/a/%252B/100%25", false),
-            ("/a\\b", false),
-            ("/a/..%5c..%5cb", true),
-            ("/a/..\\b", true),
-            ("/a/..;/b", true),
-            ("/a/.;x/b", true),
-            ("/a/%252e%252E/b", true),
-            ("/a/%252Fb", true),
-            ("/a/%255cb", true),
-        ] {
-            let path = ObjectPath::from_uri(path).unwrap();
-            assert_eq!(may_be_another(&path), expected, "{path}");
-        }
-    }
 
     fn check(path: &str, content_type: &str, expected: Station) {
         let mut headers = HeaderMap::new();

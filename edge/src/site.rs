@@ -1,11 +1,9 @@
 //! Which site a request is for: by its host (RFC 9110, section 7.2), else by the name in the TLS handshake.
 
 use http::{HeaderMap, StatusCode, Uri, Version, header};
+use umbel_content::host_name;
 use umbel_service::installation::Installation;
 use umbel_wire::control::Site;
-
-/// Longest host name in DNS.
-const MAX_HOST: usize = 253;
 
 /// Why there is no site for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +39,7 @@ pub(crate) fn find<'a>(
     server_name: Option<&str>,
 ) -> Result<&'a Site, NoSite> {
     let host = requested_host(version, uri, headers, server_name)?;
-    installation.site_by_host(&host).ok_or_else(|| match server_name.and_then(normal) {
+    installation.site_by_host(&host).ok_or_else(|| match server_name.and_then(host_name) {
         Some(name) if name != host => NoSite::Misdirected,
         _ => NoSite::Unknown,
     })
@@ -61,7 +59,9 @@ fn requested_host(
     let given = match (uri.authority(), field) {
         // HTTP/2 allows both, but not that they differ (RFC 9113, section 8.3.1); in HTTP/1.1 a target with an authority makes
         // `Host` void (RFC 9112, section 3.2.2).
-        (Some(authority), Some(field)) if version >= Version::HTTP_2 && normal(authority.as_str()) != normal(field) => {
+        (Some(authority), Some(field))
+            if version >= Version::HTTP_2 && host_name(authority.as_str()) != host_name(field) =>
+        {
             return Err(NoSite::BadHost);
         }
         (Some(authority), _) => Some(authority.as_str()),
@@ -69,25 +69,7 @@ fn requested_host(
         (None, None) if version < Version::HTTP_11 => server_name,
         (None, None) => None,
     };
-    normal(given.ok_or(NoSite::BadHost)?).ok_or(NoSite::BadHost)
-}
-
-/// Lower case, without port and final dot; none if it is no host at all, or no port.
-pub(crate) fn normal(host: &str) -> Option<String> {
-    let host = match host.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') && port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            // RFC 3986, section 3.2.3, allows none after the colon.
-            if !port.is_empty() && port.parse::<u16>().is_err() {
-                return None;
-            }
-            host
-        }
-        _ => host,
-    };
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'[' | b']' | b':');
-    let good = !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(fine);
-    good.then(|| host.to_ascii_lowercase())
+    host_name(given.ok_or(NoSite::BadHost)?).ok_or(NoSite::BadHost)
 }
 
 #[cfg(test)]

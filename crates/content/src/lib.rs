@@ -9,6 +9,7 @@
 //! `vectors/README.md` describes the same for other languages.
 
 mod chunk_set;
+mod host;
 mod ids;
 mod key;
 mod layout;
@@ -19,6 +20,7 @@ mod sign;
 mod site;
 
 pub use chunk_set::{BitmapError, ChunkSet};
+pub use host::host_name;
 pub use ids::{ChunkIndex, ChunkName, IdError, KeyId, ManifestId, VersionId};
 pub use key::ContentKey;
 pub use layout::{ChunkLayout, LayoutError, MAX_CHUNK_SIZE, MAX_CHUNKS, MIN_CHUNK_SIZE, Slice, TARGET_CHUNKS};

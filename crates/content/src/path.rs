@@ -122,6 +122,15 @@ impl ObjectPath {
         &self.0[1..]
     }
 
+    /// Whether a server may read it as another path: some take `\` for `/`, read no further than `;`, or decode once more. What
+    /// is checked of such a path would not be what they answer. That matters where a right is to some paths only.
+    #[must_use]
+    pub fn may_be_another(&self) -> bool {
+        let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+        let encoded = |code: &[u8]| self.0.as_bytes().windows(code.len()).any(|part| part.eq_ignore_ascii_case(code));
+        self.0.split(['/', '\\']).any(is_dots) || [&b"%2e"[..], b"%2f", b"%5c"].into_iter().any(encoded)
+    }
+
     /// The path as it stands in a URI. All but unreserved characters (RFC 3986, section 2.3) and slashes are encoded.
     #[must_use]
     pub fn to_uri(&self) -> String {
@@ -272,6 +281,26 @@ mod tests {
     fn uris_keep_only_unreserved_characters() {
         let path = ObjectPath::from_decoded("/a b/ü?#%+~").unwrap();
         assert_eq!(path.to_uri(), "/a%20b/%C3%BC%3F%23%25%2B~");
+    }
+
+    #[test]
+    fn paths_that_are_several() {
+        for (path, expected) in [
+            ("/a/b", false),
+            ("/a;b=c/..d/.e/f..", false),
+            ("/a/%252B/100%25", false),
+            ("/a\\b", false),
+            ("/a/..%5c..%5cb", true),
+            ("/a/..\\b", true),
+            ("/a/..;/b", true),
+            ("/a/.;x/b", true),
+            ("/a/%252e%252E/b", true),
+            ("/a/%252Fb", true),
+            ("/a/%255cb", true),
+        ] {
+            let path = ObjectPath::from_uri(path).unwrap();
+            assert_eq!(path.may_be_another(), expected, "{path}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use rand::Rng;
 use tonic::Status;
-use umbel_content::{ChunkIndex, ObjectPath, PathError, VersionId};
+use umbel_content::{ChunkIndex, ObjectPath, PathError, VersionId, host_name};
 use umbel_service::unix_now;
 use umbel_wire::{
     agent::{OpenReply, OpenRequest},
@@ -20,7 +20,7 @@ use crate::{
     core::Core,
     fill::{FillError, Reach, Wanted},
     lookup::{LookupError, Version},
-    route, site,
+    route,
     view::View,
 };
 
@@ -44,7 +44,7 @@ pub(super) async fn open(
     request: OpenRequest,
 ) -> Result<OpenReply, Status> {
     let view = core.view.load_full();
-    let host = site::normal(&request.host).ok_or_else(|| Status::invalid_argument("not a host name"))?;
+    let host = host_name(&request.host).ok_or_else(|| Status::invalid_argument("not a host name"))?;
     let site = view.installation.site_by_host(&host);
     let site = site.ok_or_else(|| Status::not_found("there is no site on this host"))?;
     let path = ObjectPath::from_decoded(&request.path).map_err(refused_path)?;
