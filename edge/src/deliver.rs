@@ -66,6 +66,10 @@ async fn by_rules(
             if let Some(compression) = &rules.compression {
                 prepare(compression, site, &mut request);
             }
+            if rules.ignore_requests {
+                request.headers.remove(header::CACHE_CONTROL);
+                request.headers.remove(header::PRAGMA);
+            }
             let response = content(core, view, site, request, cap.of(body)).await;
             let response = cap.answer(response);
             pages::replace(core, site, &rules.error_pages, &asked, response).await

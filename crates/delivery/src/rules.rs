@@ -23,6 +23,8 @@ pub struct Rules {
     pub response_headers: HeaderRules,
     /// In place of errors.
     pub error_pages: ErrorPages,
+    /// What requests say about caching does not count: it is advice (RFC 9111, section 5.2.1).
+    pub ignore_requests: bool,
 }
 
 impl Rules {
@@ -32,7 +34,8 @@ impl Rules {
     /// All mistakes, each with its place.
     pub fn of(document: &Document) -> Result<Self, Invalid> {
         let mut mistakes = Mistakes::default();
-        let Document { compression, https, cors, limits, request_headers, response_headers, error_pages } = document;
+        let Document { compression, https, cors, limits, request_headers, response_headers, error_pages, caching } =
+            document;
         let rules = Self {
             compression: compression.as_ref().map(|written| compression::read(written, &mut mistakes)),
             https: https.as_ref().map(|written| Https::read(written, &mut mistakes)).unwrap_or_default(),
@@ -46,6 +49,7 @@ impl Rules {
                 &mut mistakes,
             ),
             error_pages: ErrorPages::read(error_pages, &mut mistakes),
+            ignore_requests: caching.as_ref().is_some_and(|written| written.ignore_requests),
         };
         mistakes.or(rules)
     }

@@ -393,6 +393,23 @@ async fn what_is_said_to_caches_ends_here() {
 }
 
 #[tokio::test]
+async fn what_requests_say_about_caching_counts_unless_the_site_says_otherwise() {
+    for (rules, expected) in [("", "fwd=request"), ("caching.ignore_requests = true", "umbel-edge; hit")] {
+        let place = Place::with(rules).await;
+        place.has("/a", b"x");
+        place.get(SITES[1], "/a", &[]).await;
+        for fields in [[("cache-control", "no-cache")], [("cache-control", "max-age=0")], [("pragma", "no-cache")]] {
+            let response = place.get(SITES[1], "/a", &fields).await;
+            assert!(field(&response, "cache-status").contains(expected), "{rules} {fields:?}: {response:?}");
+        }
+        let response = place.get(SITES[1], "/b", &[("cache-control", "only-if-cached")]).await;
+        assert_eq!(response.status().as_u16(), if rules.is_empty() { 504 } else { 200 });
+        assert_eq!(place.last_asked("pragma"), if rules.is_empty() { "no-cache" } else { "" });
+        place.edge.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn who_asks_too_often_waits() {
     let place = Place::with("limits.client = { rate = '1/min', burst = 3 }").await;
     place.has("/a", b"x");
