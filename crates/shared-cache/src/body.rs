@@ -161,6 +161,12 @@ impl Body {
         reached.is_ok_and(|progress| progress.length >= length && progress.end != End::CutOff)
     }
 
+    /// Waits for its end; whether all of it is there then.
+    pub(crate) async fn ends_well(&self) -> bool {
+        let mut progress = self.progress.subscribe();
+        progress.wait_for(|progress| progress.end != End::NotYet).await.is_ok_and(|progress| progress.end == End::Here)
+    }
+
     /// Its length, if all of it is there.
     pub fn length(&self) -> Option<u64> {
         if let Some(short) = self.short.get() {

@@ -1,11 +1,15 @@
 //! One question to the provider's server and what comes of it: news of what is stored, a response to store, or one that is for
 //! the asker alone (RFC 9111, sections 3, 4.3.3 to 4.3.5; RFC 5861, section 4).
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::body::Body as HttpBody;
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, header, request::Parts, response};
 use http_body_util::BodyExt;
+use tokio::time::timeout;
 use tracing::debug;
 use umbel_http_cache::{
     Conditional, Content, Exchange, Failure, Fate, SharedError, Stamp, Stored, Updated, as_asked, content, on_error,
@@ -23,6 +27,10 @@ use crate::{
 
 /// What this cache can do for origins that address it (W3C Edge Architecture).
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
+
+/// A body that is known to be short is waited for so long: most often it comes with its head, and the answer leaves in one piece,
+/// or is a 502 if it breaks off.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// What is to be asked.
 #[derive(Debug, Clone)]
@@ -256,10 +264,9 @@ impl Question {
         note: Note,
     ) -> Answer {
         let length = length_of(variant.stored());
+        let is_short = length.is_some_and(|length| length <= SHORT as u64);
         // Who has something else to show need not begin with what may break off.
-        if length.is_some_and(|length| length <= SHORT as u64)
-            && let Some(stale) = self.stale(cache, Failure::Unreachable)
-        {
+        if is_short && let Some(stale) = self.stale(cache, Failure::Unreachable) {
             let (same, read) = collapse::read(body).await;
             match read {
                 Read::Broken => return stale,
@@ -274,6 +281,9 @@ impl Question {
         }
         let replaced = replaced.unwrap_or_default();
         cache.tasks.spawn(pump(cache.clone(), self.key, variant.clone(), replaced, body));
+        if is_short && timeout(MOMENT, variant.body().ends_well()).await == Ok(false) {
+            return Answer::Failed(Failed::broken());
+        }
         Answer::Stored(variant, Note { stored, whose, ..note })
     }
 

@@ -72,6 +72,11 @@ impl Failed {
         Self::new(StatusCode::BAD_GATEWAY, "nonsense", "the server answers something else than it was asked")
     }
 
+    /// It began, and did not come to its end.
+    pub(crate) fn broken() -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "broken", "the answer broke off")
+    }
+
     /// Whoever asked had something stale to make do with, which is not for all.
     pub(crate) fn stale() -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "failed", "the server does not answer")
