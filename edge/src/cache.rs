@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_http_cache::{CacheStatus, Forward, Policy, strip_hop_by_hop};
 use umbel_service::passing;
-use umbel_shared_cache::{Answered, Failed, Place, SharedCache, Shelves, pieces};
+use umbel_shared_cache::{Answered, Failed, Place, Root, SharedCache, Shelves, pieces};
 use umbel_wire::control::Site;
 
 pub(crate) use self::ask::Origins;
@@ -48,8 +48,12 @@ pub(crate) async fn answer(core: &Arc<Core>, site: &Site, mut request: Request<H
     let (mut parts, body) = request.into_parts();
     let is_read = matches!(parts.method, Method::GET | Method::HEAD) && http_body::Body::is_end_stream(&body);
     let is_read = is_read && upgrade.is_none();
-    if is_read && let Some((planned, status)) = core.cache.fresh(&site.id, &parts, &passing::SAID).await {
-        return send::stored(core, &site.id, &parts, planned, &status);
+    if is_read {
+        let (secure, host) = passing::sent_to(&parts);
+        let fresh = core.cache.fresh(&Root::new(&site.id, secure, host), &parts, &passing::SAID).await;
+        if let Some((planned, status)) = fresh {
+            return send::stored(core, &site.id, &parts, planned, &status);
+        }
     }
     if let Err(circles) = passing::say_where_from(&mut parts) {
         let status = CacheStatus { detail: Some("loop".to_owned()), ..CacheStatus::forward(NAME, Forward::Bypass) };
@@ -59,7 +63,8 @@ pub(crate) async fn answer(core: &Arc<Core>, site: &Site, mut request: Request<H
         return pass_on(core, site, parts, body, upgrade).await;
     }
     let request = Arc::new(parts);
-    match core.cache.answer(&site.id, request.clone()).await {
+    let (secure, host) = passing::sent_to(&request);
+    match core.cache.answer(&Root::new(&site.id, secure, host), request.clone()).await {
         Answered::Stored(planned, status) => send::stored(core, &site.id, &request, planned, &status),
         Answered::Unshared(response, status) => send::unshared(core, &site.id, &request, *response, &status),
         Answered::Failed(failed, status) => send::gateway_error(failed.status, &failed.text, &status),
@@ -90,7 +95,8 @@ async fn pass_on(
         return response.map(|_| HttpBody::empty());
     }
     let (mut head, body) = response.into_parts();
-    core.cache.passed(&site.id, &parts, &head);
+    let (secure, host) = passing::sent_to(&parts);
+    core.cache.passed(&Root::new(&site.id, secure, host), &parts, &head);
     strip_hop_by_hop(&mut head.headers);
     let response = Response::from_parts(head, HttpBody::new(body));
     send::unshared(core, &site.id, &parts, response, &status)

@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::TryStreamExt;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, request::Parts};
 use http_body::Body as _;
 use ipnet::IpNet;
 use tokio::{sync::watch, time::timeout};
@@ -30,7 +30,7 @@ use umbel_service::{
     installation::Installation,
     passing::{self, BreaksOffLast, Tunnels},
 };
-use umbel_shared_cache::{Answered, Failed, Place, Planned, Segment, SharedCache, Shelves, at_once, pieces};
+use umbel_shared_cache::{Answered, Failed, Place, Planned, Root, Segment, SharedCache, Shelves, at_once, pieces};
 
 use self::{client::PullClient, forward::Forward, guard::Guard, provider::Providers, versions::Versions};
 use crate::version::Shelf;
@@ -136,7 +136,9 @@ impl Pull {
     async fn shared(&self, site_id: &str, mut request: Request) -> Response {
         passing::end_to_end(&mut request);
         let (parts, _) = request.into_parts();
-        match self.cache.answer(site_id, Arc::new(parts)).await {
+        let request = Arc::new(parts);
+        let home = self.providers.home(site_id);
+        match self.cache.answer(&root(site_id, &request.headers, &home), request.clone()).await {
             Answered::Stored(planned, status) => stored(planned, &status),
             Answered::Unshared(mut response, status) => {
                 response.headers_mut().append(CACHE_STATUS, status.to_value());
@@ -160,7 +162,10 @@ impl Pull {
         if !self.knows_what_was_purged(asked_under) {
             return Err(NoVersion::Unshared);
         }
-        let (planned, status) = self.cache.fresh(site_id, &asked, &[]).await.ok_or(NoVersion::Unshared)?;
+        let home = self.providers.home(site_id);
+        passing::say_sent_to(&mut asked.headers, &home);
+        let root = Root::new(site_id, true, &home);
+        let (planned, status) = self.cache.fresh(&root, &asked, &[]).await.ok_or(NoVersion::Unshared)?;
         if is_gone(planned.status) {
             return Err(NoVersion::Absent);
         }
@@ -174,7 +179,7 @@ impl Pull {
     /// Forgets what is stored of an object.
     pub(crate) fn forget(&self, site_id: &str, path: &ObjectPath) {
         if let Some(target) = target(path) {
-            self.cache.forget(site_id, &target);
+            self.cache.forget(&Root::new(site_id, true, &self.providers.home(site_id)), &target);
         }
     }
 
@@ -184,12 +189,19 @@ impl Pull {
         match self.providers.pass(site_id, request).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
-                self.cache.passed(site_id, &asked, &head);
+                let home = self.providers.home(site_id);
+                self.cache.passed(&root(site_id, &asked.headers, &home), &asked, &head);
                 Response::from_parts(head, breaking_off_last(body))
             }
             Err(error) => failure(&error.into()),
         }
     }
+}
+
+/// What a request is for, beside its target. What nobody says is the site's first host.
+fn root<'a>(site_id: &'a str, headers: &'a HeaderMap, home: &'a str) -> Root<'a> {
+    let (secure, host) = passing::said_to_be_sent_to(headers).unwrap_or((true, home));
+    Root::new(site_id, secure, host)
 }
 
 async fn open_cache(

@@ -101,6 +101,27 @@ fn crumbs(headers: &HeaderMap) -> Option<HeaderValue> {
     (lines.len() > 1).then(|| HeaderValue::from_bytes(&lines.join(&b"; "[..])).ok()).flatten()
 }
 
+/// Where a reader has sent a request, as [`say_where_from`] says it: whether over HTTPS, and the host as he wrote it.
+pub fn sent_to(request: &request::Parts) -> (bool, &str) {
+    let secure = request.extensions.get::<Connection>().is_some_and(|connection| connection.secure);
+    let host = request.uri.authority().map(http::uri::Authority::as_str);
+    let host = host.or_else(|| request.headers.get(header::HOST)?.to_str().ok());
+    (secure, host.unwrap_or_default())
+}
+
+/// Where a request was sent, as the server in front says; none if it does not.
+pub fn said_to_be_sent_to(headers: &HeaderMap) -> Option<(bool, &str)> {
+    let text = |name: &HeaderName| headers.get(name)?.to_str().ok();
+    Some((text(&FORWARDED_PROTO) == Some("https"), text(&FORWARDED_HOST)?))
+}
+
+/// Says that a request was sent there over HTTPS, in the name of nobody.
+pub fn say_sent_to(headers: &mut HeaderMap, host: &str) {
+    let host = host.parse().ok();
+    let fields = [(FORWARDED_PROTO, Some(HeaderValue::from_static("https"))), (FORWARDED_HOST, host)];
+    headers.extend(fields.into_iter().filter_map(|(name, value)| Some((name, value?))));
+}
+
 /// A request has come through servers of this kind too often: it goes in a circle (RFC 9110, section 15.5.9; RFC 8586).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request goes round in circles")]

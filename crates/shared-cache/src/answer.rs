@@ -15,7 +15,7 @@ use crate::{
     Ask, Failed, SharedCache,
     collapse::{Ended, news},
     fetch::{Answer, Note, Question, copy, is_unchanged},
-    key::Key,
+    key::{Key, Root},
     plan::{self, Planned},
     shelf::Variant,
     turn::{Asking, News, Turn},
@@ -51,8 +51,8 @@ impl<A: Ask> SharedCache<A> {
     /// What is stored and fresh and answers a GET or HEAD without a body as it came: most requests need no more. `said` are
     /// fields that are still to be put into the request for whoever is asked; where they decide which response it is, this
     /// finds none. None: [`SharedCache::answer`] finds out.
-    pub async fn fresh(&self, site_id: &str, request: &Parts, said: &[HeaderName]) -> Option<(Planned, CacheStatus)> {
-        let all = self.good(site_id, &request.uri, &Key::of(site_id, &request.uri));
+    pub async fn fresh(&self, root: &Root<'_>, request: &Parts, said: &[HeaderName]) -> Option<(Planned, CacheStatus)> {
+        let all = self.good(root.site_id(), &request.uri, &Key::of(root, &request.uri));
         if all.is_empty() || all.iter().any(|variant| variant.stored().varies_on(said)) {
             return None;
         }
@@ -62,10 +62,11 @@ impl<A: Ask> SharedCache<A> {
         Some((planned, decision.cache_status(self.name)))
     }
 
-    /// What answers a GET or HEAD without a body, for something of the site `site_id`.
-    pub async fn answer(self: &Arc<Self>, site_id: &str, request: Arc<Parts>) -> Answered {
-        let key = Key::of(site_id, &request.uri);
-        Asked { cache: self, site_id: site_id.into(), key, request }.answer().await
+    /// What answers a GET or HEAD without a body, for something under `root`. The request says itself to whom it
+    /// concerns where it was sent.
+    pub async fn answer(self: &Arc<Self>, root: &Root<'_>, request: Arc<Parts>) -> Answered {
+        let key = Key::of(root, &request.uri);
+        Asked { cache: self, site_id: root.site_id().into(), key, request }.answer().await
     }
 }
 

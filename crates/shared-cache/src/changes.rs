@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn key(number: usize) -> Key {
-        Key::of("s", &format!("/{number}").parse().unwrap())
+        Key::of(&crate::Root::new("s", true, "s"), &format!("/{number}").parse().unwrap())
     }
 
     #[test]

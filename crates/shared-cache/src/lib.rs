@@ -31,7 +31,7 @@ mod turn;
 pub use answer::Answered;
 pub use body::{Body, BodyError, Reader};
 pub use elsewhere::{Elsewhere, Keeping};
-pub use key::Key;
+pub use key::{Key, Root};
 pub use pieces::Pieces;
 pub use plan::{Planned, Segment, at_once, bytes};
 pub use shelf::{Shelves, Variant};
@@ -152,15 +152,15 @@ impl<A: Ask> SharedCache<A> {
     }
 
     /// Forgets what a request that went past the cache has changed (RFC 9111, section 4.4).
-    pub fn passed(&self, site_id: &str, request: &Parts, response: &http::response::Parts) {
+    pub fn passed(&self, root: &Root<'_>, request: &Parts, response: &http::response::Parts) {
         for changed in invalidates(request, response) {
-            self.forget(site_id, &changed);
+            self.forget(root, &changed);
         }
     }
 
     /// Forgets what is stored for this, and what is on its way.
-    pub fn forget(&self, site_id: &str, uri: &Uri) {
-        let key = Key::of(site_id, uri);
+    pub fn forget(&self, root: &Root<'_>, uri: &Uri) {
+        let key = Key::of(root, uri);
         // First: whoever stores something looks there before, and after nobody else can.
         self.changes.note(key);
         self.shelves.change(key, Vec::clear);

@@ -16,7 +16,7 @@ use tokio::{sync::Semaphore, task::JoinSet, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_http_cache::{Policy, Purge, Purges};
 
-use crate::{Answered, Ask, Failed, Key, Place, SharedCache, Shelves, body::SHORT};
+use crate::{Answered, Ask, Failed, Key, Place, Root, SharedCache, Shelves, body::SHORT};
 
 /// How a body comes.
 enum Comes {
@@ -87,6 +87,10 @@ impl Ask for Server {
 
 type Cache = Arc<SharedCache<Server>>;
 
+fn root() -> Root<'static> {
+    Root::new("site", true, "www.site")
+}
+
 async fn cache(answers: impl Fn(usize, &Parts) -> (String, Comes) + Send + Sync + 'static) -> Cache {
     let pieces = HybridCacheBuilder::new().memory(1 << 24).storage().build().await.unwrap();
     let place = Place { name: "test", policy: Policy::default(), serves_while_revalidating: false };
@@ -109,7 +113,7 @@ fn request(text: &str) -> Arc<Parts> {
 
 /// What a reader gets: status, fields that begin with `x-`, and the length of the body, or how it ends.
 async fn get(cache: &Cache, text: &str) -> String {
-    let (status, headers, body) = match cache.answer("site", request(text)).await {
+    let (status, headers, body) = match cache.answer(&root(), request(text)).await {
         Answered::Stored(planned, _) => {
             let parts: Vec<_> = crate::bytes(planned.segments).collect().await;
             let parts: Result<Vec<_>, _> = parts.into_iter().collect();
@@ -180,12 +184,12 @@ async fn what_was_forgotten_does_not_come_back() {
     })
     .await;
     get(&cache, "/a").await;
-    cache.answer("site", request("/a")).await;
-    cache.forget("site", &Uri::from_static("/a"));
+    cache.answer(&root(), request("/a")).await;
+    cache.forget(&root(), &Uri::from_static("/a"));
     cache.shutdown.cancel();
     cache.tasks.close();
     cache.tasks.wait().await;
-    assert!(cache.shelves().get(&Key::of("site", &Uri::from_static("/a"))).is_empty());
+    assert!(cache.shelves().get(&Key::of(&root(), &Uri::from_static("/a"))).is_empty());
 }
 
 #[tokio::test]
@@ -324,7 +328,7 @@ async fn nobody_begins_to_wait_for_a_body_that_is_silent() {
         _ => ("200 cache-control: max-age=60".into(), whole(9)),
     })
     .await;
-    cache.answer("site", request("/a")).await;
+    cache.answer(&root(), request("/a")).await;
     everything_waits().await;
     assert!(get(&cache, "/a").now_or_never().is_none());
     assert_eq!(cache.ask().asked().len(), 1, "it may still come");
@@ -337,11 +341,11 @@ async fn nobody_begins_to_wait_for_a_body_that_is_silent() {
 #[tokio::test]
 async fn what_has_no_end_is_not_taken_in_for_nobody() {
     let cache = cache(|_, _| ("200 cache-control: max-age=60".into(), Comes::Endless)).await;
-    let Answered::Stored(planned, _) = cache.answer("site", request("/a")).await else { panic!("it is stored") };
+    let Answered::Stored(planned, _) = cache.answer(&root(), request("/a")).await else { panic!("it is stored") };
     drop(planned);
     cache.tasks.close();
     time::timeout(Duration::from_secs(60), cache.tasks.wait()).await.expect("it is given up");
-    assert!(cache.shelves().get(&Key::of("site", &Uri::from_static("/a"))).is_empty());
+    assert!(cache.shelves().get(&Key::of(&root(), &Uri::from_static("/a"))).is_empty());
 }
 
 #[tokio::test]
@@ -355,7 +359,7 @@ async fn what_was_asked_for_before_a_change_is_not_stored() {
     everything_waits().await;
     let response = Response::builder().status(201).header("location", "https://www.site/a").body(()).unwrap();
     let fields = "x-forwarded-host: www.site | x-forwarded-proto: https";
-    cache.passed("site", &request(&format!("POST /posts {fields}")), &response.into_parts().0);
+    cache.passed(&root(), &request(&format!("POST /posts {fields}")), &response.into_parts().0);
     let after = tokio::spawn({
         let cache = cache.clone();
         async move { get(&cache, "/a").await }
@@ -371,7 +375,7 @@ async fn what_was_asked_for_before_a_change_is_not_stored() {
 async fn a_purge_of_something_else_changes_no_shelf() {
     let cache = cache(|_, _| ("200 cache-control: max-age=60".into(), whole(3))).await;
     get(&cache, "/%70rivate").await;
-    let key = Key::of("site", &Uri::from_static("/private"));
+    let key = Key::of(&root(), &Uri::from_static("/private"));
     let before = cache.shelves().get(&key);
     let mut purges = Purges::default();
     let mut purge = |target: &str| {
@@ -397,5 +401,21 @@ async fn who_may_not_store_leaves_it_to_others() {
     assert_eq!(get(&cache, "/a authorization: garbage | cache-control: no-cache").await, "200 3");
     assert_eq!(get(&cache, "/a").await, "200 3");
     assert_eq!(cache.ask().asked().len(), 2);
-    assert_eq!(StatusCode::OK, cache.shelves().get(&Key::of("site", &Uri::from_static("/a")))[0].stored().status());
+    assert_eq!(StatusCode::OK, cache.shelves().get(&Key::of(&root(), &Uri::from_static("/a")))[0].stored().status());
+}
+
+#[tokio::test]
+async fn what_one_host_redirects_to_is_not_what_the_other_answers() {
+    let cache = cache(|_, request| match request.headers["x-forwarded-host"] == "site" {
+        true => ("301 cache-control: max-age=60 | location: https://www.site/".into(), whole(0)),
+        false => ("200 cache-control: max-age=60".into(), whole(3)),
+    })
+    .await;
+    for (host, expected) in [("site", 301), ("www.site", 200), ("site", 301)] {
+        let request = request(&format!("/ x-forwarded-host: {host}"));
+        let answered = cache.answer(&Root::new("site", true, host), request).await;
+        let Answered::Stored(planned, _) = answered else { panic!("{host}: {answered:?}") };
+        assert_eq!(planned.status.as_u16(), expected, "{host}");
+    }
+    assert_eq!(cache.ask().asked().len(), 2);
 }

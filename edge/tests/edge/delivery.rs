@@ -444,7 +444,7 @@ async fn fields_are_changed_by_rules() {
     place.has("/a", b"x");
     let fields = [("cache-control", "max-age=60"), ("server", "old"), ("content-type", "text/plain")];
     place.provides(200, &fields, b"x");
-    for (path, vary) in [("/a", "x-edge"), ("/%61", "x-edge"), ("/b", "")] {
+    for (path, vary) in [("/a", "x-edge"), ("/%61/c", "x-edge"), ("/b", "")] {
         for _ in 0..2 {
             let response = place.get(SITES[1], path, &[("x-debug", "1"), ("x-edge", "no")]).await;
             assert_eq!((field(&response, "server"), field(&response, "x-frame-options")), ("", "DENY"));

@@ -6,8 +6,8 @@ use axum::{body::Body, extract::Request, response::Response};
 use http::request::Parts;
 use tokio::sync::watch;
 use tracing::debug;
-use umbel_service::installation::Installation;
-use umbel_shared_cache::{Ask, Failed, Variant};
+use umbel_service::{installation::Installation, passing};
+use umbel_shared_cache::{Ask, Failed, Root, Variant};
 use umbel_wire::control::Pull;
 
 use super::{
@@ -33,6 +33,12 @@ impl Providers {
         self.pull(site_id).is_some()
     }
 
+    /// The first of its hosts: what agents ask for, who say no host, is what is under that.
+    pub(crate) fn home(&self, site_id: &str) -> String {
+        let installation = self.installation.borrow();
+        installation.sites.get(site_id).and_then(|site| site.hosts.first().cloned()).unwrap_or_default()
+    }
+
     fn pull(&self, site_id: &str) -> Option<Pull> {
         self.installation.borrow().sites.get(site_id)?.pull.clone()
     }
@@ -55,7 +61,13 @@ impl Ask for Providers {
     }
 
     fn storing(&self, site_id: &str, request: &Parts, variant: &Variant) {
-        self.versions.begin(site_id, request, variant);
+        let home = self.home(site_id);
+        let at_home = Root::new(site_id, true, &home);
+        let sent_to = passing::said_to_be_sent_to(&request.headers);
+        // A version's name says no host. Of another's body it would take the place of the one that agents are given.
+        if sent_to.is_none_or(|(secure, host)| Root::new(site_id, secure, host) == at_home) {
+            self.versions.begin(site_id, request, variant);
+        }
     }
 }
 

@@ -10,9 +10,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_http_cache::{Policy, Purge, Purges};
 
 use super::*;
-use crate::{Answered, Ask, Place, Shelves};
+use crate::{Answered, Ask, Place, Root, Shelves};
 
 const WAITING: usize = 50;
+
+fn root() -> Root<'static> {
+    Root::new("site", true, "www.site")
+}
 
 /// Answers always in the same way, as often as it may.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ async fn crowd(cache: &Arc<SharedCache<Provider>>, fields: &'static [(&'static s
     let mut waits = JoinSet::new();
     for number in 0..=WAITING {
         let cache = cache.clone();
-        waits.spawn(async move { (number, got(cache.answer("site", request(fields)).await).await) });
+        waits.spawn(async move { (number, got(cache.answer(&root(), request(fields)).await).await) });
     }
     everything_waits().await;
     assert_eq!(cache.ask().asked.load(Ordering::Relaxed), 1);
@@ -105,9 +109,9 @@ async fn an_error_is_for_all_who_wait() {
         assert!(others.len() == WAITING && others.iter().all(|other| *other == expected), "{others:?}");
         assert_eq!(cache.ask().asked.load(Ordering::Relaxed), 1);
         // It was not stored, and coalescing goes on.
-        cache.answer("site", request(&[])).await;
+        cache.answer(&root(), request(&[])).await;
         assert_eq!(cache.ask().asked.load(Ordering::Relaxed), 2);
-        cache.answer("site", request(&[])).await;
+        cache.answer(&root(), request(&[])).await;
         assert_eq!(cache.ask().asked.load(Ordering::Relaxed), 3);
     }
 }
@@ -141,14 +145,14 @@ async fn who_has_something_stale_gets_that() {
     let fields = &[("cache-control", "max-age=0, stale-if-error=60"), ("etag", "\"a\"")];
     let cache = cache(Provider { length: 3, ..provider(200, fields) }).await;
     cache.ask().may.add_permits(1);
-    got(cache.answer("site", request(&[])).await).await;
+    got(cache.answer(&root(), request(&[])).await).await;
     let error = cache.ask().asked.load(Ordering::Relaxed);
     assert_eq!(error, 1);
     let question = crate::fetch::Question {
         site_id: "site".into(),
-        key: crate::Key::of("site", &request(&[]).uri),
+        key: crate::Key::of(&root(), &request(&[]).uri),
         request: request(&[]),
-        basis: cache.shelves().get(&crate::Key::of("site", &request(&[]).uri)),
+        basis: cache.shelves().get(&crate::Key::of(&root(), &request(&[]).uri)),
         about: Some(0),
         conditional: None,
     };
@@ -177,7 +181,7 @@ async fn who_comes_after_a_purge_gets_no_error_of_before() {
     let cache = cache(provider(404, &[])).await;
     let before = tokio::spawn({
         let cache = cache.clone();
-        async move { got(cache.answer("site", request(&[])).await).await }
+        async move { got(cache.answer(&root(), request(&[])).await).await }
     });
     everything_waits().await;
     let mut purges = Purges::default();
@@ -185,7 +189,7 @@ async fn who_comes_after_a_purge_gets_no_error_of_before() {
     cache.apply(&purges);
     let after = tokio::spawn({
         let cache = cache.clone();
-        async move { got(cache.answer("site", request(&[(header::ACCEPT.as_str(), "*/*")])).await).await }
+        async move { got(cache.answer(&root(), request(&[(header::ACCEPT.as_str(), "*/*")])).await).await }
     });
     everything_waits().await;
     assert_eq!(cache.ask().asked.load(Ordering::Relaxed), 1);
