@@ -40,7 +40,7 @@ pub(super) enum Command {
         #[command(flatten)]
         asked: Asked,
     },
-    /// Change where the documents of a pulled site come from; what is not given is as it was before anything was
+    /// Change where the documents of a pulled site come from, and how they are asked for; what is not given is as by default
     Pull {
         site: String,
         /// The web server; again: the same server at another address
