@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use futures::FutureExt;
 use http::{HeaderMap, HeaderValue};
 
 use super::{ForwardedField, forwarded, proxy};
@@ -22,9 +23,15 @@ pub fn framing(bytes: &[u8]) {
     }
 }
 
-/// A PROXY header, whole.
+/// A PROXY header as it comes, and then whole: no byte behind it is touched.
 pub fn proxy_header(bytes: &[u8]) {
     drop(proxy::source(bytes));
+    let mut rest = bytes;
+    let read = proxy::read_header(&mut rest).now_or_never().expect("all bytes are there");
+    let taken = bytes.get(..bytes.len() - rest.len()).unwrap_or_default();
+    if let Ok(address) = read {
+        assert_eq!(proxy::source(taken).ok(), Some(address), "{taken:?}");
+    }
 }
 
 /// Lines of `Forwarded` and `X-Forwarded-For`. Whatever they are, what a trusted proxy adds behind them is what counts.
