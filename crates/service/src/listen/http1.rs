@@ -84,7 +84,7 @@ async fn answer<A: App>(
     };
     let is_head = *request.method() == Method::HEAD;
     let running = Running::begin(talk.clone());
-    let mut interims = Interims::of(&mut request);
+    let interims = Interims::of(&mut request);
     let mut answering = pin!(maybe_done(visitor.app.answer(request.map(content))));
     let response = loop {
         match poll_fn(|cx| interims.poll_next(answering.as_mut(), cx)).await {

@@ -1,12 +1,14 @@
 //! Interim answers (1xx, RFC 9110, section 15.2; 103 Early Hints, RFC 8297): what leaves for a client before its answer does.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
-use futures::{StreamExt, channel::mpsc, future::MaybeDone};
+use futures::{future::MaybeDone, task::AtomicWaker};
 use http::{Request, Response, StatusCode, Version};
 
 /// Interim answers to one request that may wait to be sent. They are hints: one more is dropped.
@@ -15,11 +17,23 @@ const WAITING: usize = 8;
 /// Sends interim answers to the client of the request whose extension this is. Requests of clients who do not know them
 /// (HTTP/1.0) have none.
 #[derive(Debug, Clone)]
-pub struct Interim(mpsc::Sender<Response<()>>);
+pub struct Interim(Arc<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<VecDeque<Response<()>>>,
+    sender: AtomicWaker,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Response<()>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Where they come out.
 #[derive(Debug)]
-pub(super) struct Interims(Option<mpsc::Receiver<Response<()>>>);
+pub(super) struct Interims(Option<Arc<Queue>>);
 
 /// What leaves next.
 #[derive(Debug)]
@@ -35,9 +49,14 @@ impl Interim {
     pub fn send(&self, interim: Response<()>) {
         let status = interim.status();
         let is_ours = matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS);
-        if status.is_informational() && !is_ours {
-            // What finds no room is dropped.
-            drop(self.0.clone().try_send(interim));
+        if !status.is_informational() || is_ours {
+            return;
+        }
+        let mut waiting = self.0.lock();
+        if waiting.len() < WAITING {
+            waiting.push_back(interim);
+            drop(waiting);
+            self.0.sender.wake();
         }
     }
 }
@@ -48,20 +67,23 @@ impl Interims {
         if request.version() < Version::HTTP_11 {
             return Self(None);
         }
-        let (sender, receiver) = mpsc::channel(WAITING);
-        request.extensions_mut().insert(Interim(sender));
-        Self(Some(receiver))
+        let queue = Arc::<Queue>::default();
+        request.extensions_mut().insert(Interim(queue.clone()));
+        Self(Some(queue))
     }
 
     /// Waits for what leaves next.
     pub(super) fn poll_next<F: Future>(
-        &mut self,
+        &self,
         answer: Pin<&mut MaybeDone<F>>,
         cx: &mut Context<'_>,
     ) -> Poll<Next<F::Output>> {
         let mut answer = answer;
+        if let Some(queue) = &self.0 {
+            queue.sender.register(cx.waker());
+        }
         let is_answered = answer.as_mut().poll(cx).is_ready();
-        if let Some(Poll::Ready(Some(interim))) = self.0.as_mut().map(|interims| interims.poll_next_unpin(cx)) {
+        if let Some(interim) = self.0.as_ref().and_then(|queue| queue.lock().pop_front()) {
             return Poll::Ready(Next::Interim(interim));
         }
         let answer = if is_answered { answer.take_output() } else { None };
@@ -147,6 +169,18 @@ mod tests {
         assert!(read(&mut stream, "answer").await.starts_with("HTTP/1.0 200 OK\r\n"));
         end.cancel();
         serving.await.unwrap();
+    }
+
+    #[test]
+    fn more_than_may_wait_are_dropped() {
+        let mut request = Request::new(());
+        let interims = Interims::of(&mut request);
+        let interim = request.extensions().get::<Interim>().unwrap();
+        (0..2 * WAITING).for_each(|_| interim.send(hint(StatusCode::EARLY_HINTS, "</a>")));
+        let mut answer = std::pin::pin!(futures::future::maybe_done(std::future::pending::<()>()));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let sent = (0..).take_while(|_| interims.poll_next(answer.as_mut(), &mut cx).is_ready()).count();
+        assert_eq!(sent, WAITING);
     }
 
     #[tokio::test]

@@ -73,7 +73,7 @@ async fn answer(
     mut request: Request<Body>,
     respond: &mut SendResponse<Bytes>,
 ) -> Option<Response<Body>> {
-    let mut interims = Interims::of(&mut request);
+    let interims = Interims::of(&mut request);
     let mut answering = pin!(maybe_done(app.answer(request)));
     loop {
         let next = poll_fn(|cx| match interims.poll_next(answering.as_mut(), cx) {
