@@ -4,7 +4,7 @@
 //! The protocol's half ([`Corked`]) writes and flushes as it likes; bytes leave when there are many, or when the connection's
 //! task ends its turn and calls [`Cork::release`]. Over TLS they wait encrypted in the session, which has a bound.
 //!
-//! An interim answer of HTTP/1.1, which the protocol's library cannot send, is put in where its messages end ([`Cork::interim`]).
+//! An interim answer of HTTP/1.1, which the protocol's library cannot send, is put in where its messages end ([`Between`]).
 //!
 //! What has to be done before they leave ([`App::before_sending`]) is shared, too: on a lane, what waits for it leaves when all
 //! connections that are ready have had their turns, and the first of them does it for all ([`departures`]).
