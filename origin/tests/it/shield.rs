@@ -79,7 +79,8 @@ async fn when_the_one_question_fails_nobody_waits_for_good() {
         ("", false, Some((502, "broken"))),
         ("HTTP/1.1 200 OK\r\ncontent-le", true, Some((504, "timeout"))),
         ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\ncache-control: max-age=60\r\n\r\nhalf", true, None),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\ncache-control: max-age=60\r\n\r\nhalf", false, None),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\ncache-control: max-age=60\r\n\r\nhalf", false, Some((502, "broken"))),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 90000\r\ncache-control: max-age=60\r\n\r\nhalf", false, None),
     ] {
         let address = shield
             .raw(move |_, mut stream| async move {
