@@ -73,14 +73,19 @@ async fn two_thousand_questions_of_two_edges_are_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_one_question_fails_nobody_waits_for_good() {
     let mut shield = Shield::new().await;
-    // What is sent before it stalls or closes, and what everyone gets.
+    let broken = Some((502, "broken"));
+    let long = "HTTP/1.1 200 OK\r\ncontent-length: 90000\r\ncache-control: max-age=60\r\n\r\nhalf";
+    let short = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\ncache-control: max-age=60\r\n\r\nhalf";
+    // What is sent before it stalls or closes, and what each gets: no answer, or one that breaks off (none). Who comes while a short one
+    // is on its way has begun to read it.
     for (sent, stalls, expected) in [
-        ("", true, Some((504, "timeout"))),
-        ("", false, Some((502, "broken"))),
-        ("HTTP/1.1 200 OK\r\ncontent-le", true, Some((504, "timeout"))),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\ncache-control: max-age=60\r\n\r\nhalf", true, None),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\ncache-control: max-age=60\r\n\r\nhalf", false, Some((502, "broken"))),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 90000\r\ncache-control: max-age=60\r\n\r\nhalf", false, None),
+        ("", true, vec![Some((504, "timeout"))]),
+        ("", false, vec![broken]),
+        ("HTTP/1.1 200 OK\r\ncontent-le", true, vec![Some((504, "timeout"))]),
+        (long, true, vec![None]),
+        (long, false, vec![None]),
+        (short, true, vec![None]),
+        (short, false, vec![broken, None]),
     ] {
         let address = shield
             .raw(move |_, mut stream| async move {
@@ -96,8 +101,8 @@ async fn when_the_one_question_fails_nobody_waits_for_good() {
         let patience = Pull { first_byte_ms: 300, between_bytes_ms: 300, ..Pull::default() };
         shield.pulls(Pull { upstreams: vec![http(address)], ..patience });
         for answer in asked_by_two_edges(&shield, 20).await {
-            let expected = expected.map(|(status, why)| (status, why.to_owned()));
-            assert_eq!(answer, expected, "{sent:?} {stalls}");
+            let answer = answer.as_ref().map(|(status, why)| (*status, why.as_str()));
+            assert!(expected.contains(&answer), "{sent:?} {stalls}: {answer:?}");
         }
         // And nothing of it is stored.
         let well = shield.serve(|_| async { answers(&[("cache-control", "no-store")], "well") }).await;
